@@ -1,0 +1,448 @@
+//! A memory: what a client may put into one, and the JSON in which it is kept and given back.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use ulid::Ulid;
+
+use super::json::{self, Object};
+use super::time::Timestamp;
+
+/// Most characters of a topic.
+pub const TOPIC_CHARS_MAX: usize = 512;
+/// Most characters of a type or a category.
+pub const NAME_CHARS_MAX: usize = 128;
+/// Most tags of a memory.
+pub const TAGS_MAX: usize = 64;
+/// Most characters of a tag.
+pub const TAG_CHARS_MAX: usize = 128;
+
+/// The fields that a memory must have, in the order in which missing ones are named.
+const REQUIRED: [&str; 6] = ["topic", "type", "input", "output", "success", "category"];
+/// The fields that have a default.
+const OPTIONAL: [&str; 4] = ["score", "maxScore", "tags", "reviewed"];
+/// The fields that the server sets; a client's are ignored.
+const SERVER_SET: [&str; 4] = ["id", "timestamp", "updated_at", "key_id"];
+
+/// Names a memory of an account. Sorts by the time of the add, as a number and as text.
+///
+/// 128 bits: milliseconds since the Unix epoch (48), then bits that keep ids of one millisecond apart
+/// and in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Serialize, Deserialize)]
+pub struct MemoryId(u128);
+
+impl MemoryId {
+    /// Makes an id from a time in milliseconds and random bits.
+    #[must_use]
+    pub fn new(millis: u64, random: u128) -> Self {
+        // The top bit of the random part stays free, so that counting up within one millisecond has room.
+        Self(u128::from(Ulid::from_parts(millis, random >> 49)))
+    }
+
+    /// Returns the id itself if it is above `newest`, else the next one after `newest`.
+    ///
+    /// So the order of ids is the order of adds, whatever the clock does.
+    #[must_use]
+    pub const fn after(self, newest: Self) -> Self {
+        if self.0 > newest.0 { self } else { Self(newest.0.saturating_add(1)) }
+    }
+
+    /// Returns the 16 bytes that sort as the id does.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// Makes an id from its 16 bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// Returns the id that `mem_…` stands for; `None` if the text is no such id.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Self(u128::from(Ulid::from_string(text.strip_prefix("mem_")?).ok()?));
+        (id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for MemoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mem_{}", Ulid::from(self.0))
+    }
+}
+
+/// Why an object is no memory; each is a sentence for the client, the first two as in the old service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// A required field is not there.
+    #[error("Missing required field: {0}")]
+    Missing(&'static str),
+    /// A field has a value that it cannot have.
+    #[error("Field '{field}' {problem}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What must be, as the rest of a sentence.
+        problem: &'static str,
+    },
+    /// A change that changes nothing.
+    #[error("No fields to change")]
+    NothingToChange,
+    /// A change after which the memory would be larger than a body may be.
+    #[error("The memory would be larger than {0} bytes")]
+    TooLarge(usize),
+}
+
+const fn field(field: &'static str, problem: &'static str) -> MemoryError {
+    MemoryError::Field { field, problem }
+}
+
+/// A memory as a client describes it; valid by type.
+#[derive(Debug)]
+pub struct NewMemory {
+    /// 1 to 512 characters, trimmed.
+    pub topic: String,
+    /// The field `type`: 1 to 128 characters, trimmed.
+    pub kind: String,
+    /// 1 to 128 characters, trimmed.
+    pub category: String,
+    /// Any text without NUL.
+    pub input: String,
+    /// Any text without NUL.
+    pub output: String,
+    /// Whether what the memory tells of went well.
+    pub success: bool,
+    score: i64,
+    max_score: i64,
+    tags: Vec<String>,
+    reviewed: bool,
+    /// Whatever else the client sent, as it wrote it.
+    extras: Vec<(String, Box<RawValue>)>,
+}
+
+/// What the server adds to a memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp<'a> {
+    /// The memory's id.
+    pub id: MemoryId,
+    /// When it was added.
+    pub timestamp: Timestamp,
+    /// The key that added it.
+    pub key_id: &'a str,
+    /// When it was last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+impl NewMemory {
+    /// Checks an object against the rules for a memory.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Missing`] for the first required field that is not there, else
+    /// [`MemoryError::Field`] for the first one that is wrong.
+    pub fn parse(mut object: Object) -> Result<Self, MemoryError> {
+        for name in SERVER_SET {
+            object.take(name);
+        }
+        if object.take("api_key").is_some() {
+            return Err(field("api_key", "is not allowed: send the key in the X-API-KEY header"));
+        }
+        let mut required = Vec::with_capacity(REQUIRED.len());
+        for name in REQUIRED {
+            required.push(object.take(name).ok_or(MemoryError::Missing(name))?);
+        }
+        let Ok([topic, kind, input, output, success, category]) =
+            <[Box<RawValue>; 6]>::try_from(required)
+        else {
+            return Err(MemoryError::Missing("topic"));
+        };
+        Ok(Self {
+            topic: trimmed(
+                &topic,
+                TOPIC_CHARS_MAX,
+                field("topic", "must be non-empty string"),
+                field("topic", "must have at most 512 characters"),
+                field("topic", "must not contain NUL"),
+            )?,
+            kind: trimmed(
+                &kind,
+                NAME_CHARS_MAX,
+                field("type", "must be non-empty string"),
+                field("type", "must have at most 128 characters"),
+                field("type", "must not contain NUL"),
+            )?,
+            category: trimmed(
+                &category,
+                NAME_CHARS_MAX,
+                field("category", "must be non-empty string"),
+                field("category", "must have at most 128 characters"),
+                field("category", "must not contain NUL"),
+            )?,
+            input: text(&input, field("input", "must be a string without NUL"))?,
+            output: text(&output, field("output", "must be a string without NUL"))?,
+            success: boolean(&success).ok_or(field("success", "must be boolean"))?,
+            score: integer(object.take_optional("score"), 15)
+                .ok_or(field("score", "must be a 64-bit integer"))?,
+            max_score: integer(object.take_optional("maxScore"), 25)
+                .ok_or(field("maxScore", "must be a 64-bit integer"))?,
+            tags: tags(object.take_optional("tags"))?,
+            reviewed: object
+                .take_optional("reviewed")
+                .map_or(Some(false), |value| boolean(&value))
+                .ok_or(field("reviewed", "must be boolean"))?,
+            extras: object.into_members(),
+        })
+    }
+
+    /// Returns the memory after a change: `entry` (as [`Self::entry_json`] made it) with the fields of
+    /// `change` in place of its own.
+    ///
+    /// A field that we do not know is removed when it is given as null; a known one cannot be.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::NothingToChange`] if `change` has no field that a client can set; else as
+    /// [`Self::parse`] says of the whole.
+    pub fn changed(mut entry: Object, mut change: Object) -> Result<Self, MemoryError> {
+        for name in SERVER_SET {
+            change.take(name);
+        }
+        if change.is_empty() {
+            return Err(MemoryError::NothingToChange);
+        }
+        for (name, value) in change.into_members() {
+            if !json::is_null(&value) {
+                entry.set(&name, value);
+                continue;
+            }
+            if let Some(known) = REQUIRED.iter().chain(&OPTIONAL).find(|known| **known == name) {
+                return Err(field(known, "cannot be removed: give a value or leave it out"));
+            }
+            entry.take(&name);
+        }
+        Self::parse(entry)
+    }
+
+    /// Returns the memory as the JSON object that clients get, without insignificant space of our own.
+    #[must_use]
+    pub fn entry_json(&self, stamp: &Stamp<'_>) -> String {
+        let room = 512_usize
+            .saturating_add(self.input.len().saturating_add(self.output.len()))
+            .saturating_add(self.extras.iter().map(|(n, v)| n.len() + v.get().len() + 8).sum());
+        let mut out = ObjectWriter::new(room);
+        out.value("id", &stamp.id.to_string());
+        out.value("topic", &self.topic);
+        out.value("type", &self.kind);
+        out.value("category", &self.category);
+        out.value("input", &self.input);
+        out.value("output", &self.output);
+        out.value("success", &self.success);
+        out.value("score", &self.score);
+        out.value("maxScore", &self.max_score);
+        out.value("tags", &self.tags);
+        out.value("reviewed", &self.reviewed);
+        for (name, value) in &self.extras {
+            out.raw(name, value.get());
+        }
+        out.value("timestamp", &stamp.timestamp);
+        if let Some(at) = stamp.updated_at {
+            out.value("updated_at", &at);
+        }
+        out.value("key_id", stamp.key_id);
+        out.finish()
+    }
+}
+
+/// Writes the members of one JSON object.
+struct ObjectWriter(String);
+
+impl ObjectWriter {
+    fn new(room: usize) -> Self {
+        let mut text = String::with_capacity(room);
+        text.push('{');
+        Self(text)
+    }
+
+    fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        // Strings, numbers, booleans and lists of strings always have a JSON form.
+        self.raw(name, &serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()));
+    }
+
+    fn raw(&mut self, name: &str, value: &str) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        self.0.push_str(&serde_json::Value::from(name).to_string());
+        self.0.push(':');
+        self.0.push_str(value);
+    }
+
+    fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+fn trimmed(
+    value: &RawValue,
+    chars_max: usize,
+    empty: MemoryError,
+    long: MemoryError,
+    nul: MemoryError,
+) -> Result<String, MemoryError> {
+    let Some(text) = json::string(value) else { return Err(empty) };
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(empty);
+    }
+    if text.contains('\0') {
+        return Err(nul);
+    }
+    if text.chars().count() > chars_max {
+        return Err(long);
+    }
+    Ok(text.to_owned())
+}
+
+fn text(value: &RawValue, wrong: MemoryError) -> Result<String, MemoryError> {
+    json::string(value).filter(|text| !text.contains('\0')).ok_or(wrong)
+}
+
+fn boolean(value: &RawValue) -> Option<bool> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn integer(value: Option<Box<RawValue>>, default: i64) -> Option<i64> {
+    value.map_or(Some(default), |value| serde_json::from_str(value.get()).ok())
+}
+
+fn tags(value: Option<Box<RawValue>>) -> Result<Vec<String>, MemoryError> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let tags: Vec<String> = serde_json::from_str(value.get())
+        .map_err(|_| field("tags", "must be a list of strings"))?;
+    if tags.len() > TAGS_MAX {
+        return Err(field("tags", "must have at most 64 entries"));
+    }
+    if tags.iter().any(|tag| tag.chars().count() > TAG_CHARS_MAX) {
+        return Err(field("tags", "must have at most 128 characters each"));
+    }
+    if tags.iter().any(|tag| tag.contains('\0')) {
+        return Err(field("tags", "must not contain NUL"));
+    }
+    Ok(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str =
+        r#"{"topic":" T ","type":"Note","category":"work","input":"","output":"o","success":true}"#;
+
+    fn object(text: &str) -> Object {
+        Object::parse(text.as_bytes()).unwrap()
+    }
+
+    fn with(name: &str, value: &str) -> Result<NewMemory, MemoryError> {
+        let mut object = object(MINIMAL);
+        object.set(name, RawValue::from_string(value.to_owned()).unwrap());
+        NewMemory::parse(object)
+    }
+
+    fn stamp() -> Stamp<'static> {
+        Stamp {
+            id: MemoryId::new(1, 0),
+            timestamp: Timestamp::from_micros(0),
+            key_id: "key_x",
+            updated_at: None,
+        }
+    }
+
+    #[test]
+    fn the_entry_has_defaults_and_what_the_server_sets() {
+        let memory = NewMemory::parse(object(
+            r#"{"x":{"n": 1.0},"topic":" T ","type":"Note","category":"work","input":"","output":"o",
+                "success":true,"id":"mine","timestamp":"mine","key_id":"mine","tags":null}"#,
+        ))
+        .unwrap();
+        assert_eq!(
+            memory.entry_json(&stamp()),
+            concat!(
+                r#"{"id":"mem_00000000010000000000000000","topic":"T","type":"Note","category":"work","#,
+                r#""input":"","output":"o","success":true,"score":15,"maxScore":25,"tags":[],"#,
+                r#""reviewed":false,"x":{"n": 1.0},"timestamp":"1970-01-01T00:00:00.000000+00:00","#,
+                r#""key_id":"key_x"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn missing_fields_are_named_in_the_old_order() {
+        for name in REQUIRED {
+            let mut object = object(MINIMAL);
+            object.take(name);
+            assert_eq!(NewMemory::parse(object).map(drop), Err(MemoryError::Missing(name)));
+        }
+        let nothing = NewMemory::parse(object("{}")).unwrap_err();
+        assert_eq!(nothing.to_string(), "Missing required field: topic");
+    }
+
+    #[test]
+    fn bounds_are_exact() {
+        let long = |n: usize| format!("\"{}\"", "é".repeat(n));
+        let list = |n: usize| format!("[{}]", vec!["\"t\""; n].join(","));
+        for (name, good, bad) in [
+            ("topic", long(512), long(513)),
+            ("type", long(128), long(129)),
+            ("category", long(128), long(129)),
+            ("tags", list(64), list(65)),
+            ("tags", format!("[{}]", long(128)), format!("[{}]", long(129))),
+            ("score", i64::MIN.to_string(), "9223372036854775808".to_owned()),
+            ("maxScore", i64::MAX.to_string(), "1.0".to_owned()),
+            ("success", "false".to_owned(), "null".to_owned()),
+            ("reviewed", "null".to_owned(), "1".to_owned()),
+            ("topic", "\"x\"".to_owned(), "\" \"".to_owned()),
+            ("input", "\"\"".to_owned(), "\"a\\u0000\"".to_owned()),
+            ("other", "\"a\\u0000\"".to_owned(), String::new()),
+        ] {
+            assert_eq!(with(name, &good).map(drop), Ok(()), "{name}");
+            if !bad.is_empty() {
+                assert!(matches!(with(name, &bad), Err(MemoryError::Field { field, .. }) if field == name), "{name}");
+            }
+        }
+        let key = with("api_key", "\"x\"").unwrap_err();
+        assert!(matches!(key, MemoryError::Field { field: "api_key", .. }));
+    }
+
+    #[test]
+    fn a_change_replaces_removes_and_keeps() {
+        let entry = with("x", "1").unwrap().entry_json(&stamp());
+        let change = |text: &str| NewMemory::changed(object(&entry), object(text));
+        let changed = change(r#"{"topic":"New","x":null,"y":[2],"id":"no"}"#).unwrap();
+        let json = changed.entry_json(&stamp());
+        assert!(json.contains(r#""topic":"New""#) && json.contains(r#""y":[2]"#), "{json}");
+        assert!(!json.contains(r#""x""#), "{json}");
+        assert_eq!(change("{}").map(drop), Err(MemoryError::NothingToChange));
+        assert_eq!(change(r#"{"id":"x"}"#).map(drop), Err(MemoryError::NothingToChange));
+        for known in ["topic", "tags", "score"] {
+            let error = change(&format!(r#"{{"{known}":null}}"#)).unwrap_err();
+            assert!(matches!(error, MemoryError::Field { field, .. } if field == known));
+        }
+    }
+
+    #[test]
+    fn ids_sort_by_time_and_never_repeat() {
+        let first = MemoryId::new(5, u128::MAX);
+        let earlier = MemoryId::new(4, u128::MAX);
+        let next = earlier.after(first);
+        assert!(next > first);
+        assert!(next.to_string() > first.to_string());
+        assert_eq!(MemoryId::parse(&next.to_string()), Some(next));
+        assert_eq!(MemoryId::from_bytes(next.to_bytes()), next);
+        assert_eq!(MemoryId::parse("mem_1"), None);
+    }
+}

@@ -1,0 +1,580 @@
+//! Usage: what an account was granted, has spent and holds. The one state machine of the credits.
+//!
+//! Everything that must agree lives in this one value, so that one compare-and-swap changes it whole:
+//! the account's counters, the share of each of its active keys, and the intents of writes under way.
+//! An intent is put in by the step that debits and says what to do if the process dies before the
+//! memory itself is written; see [`Usage::undo`].
+
+use serde::{Deserialize, Serialize};
+
+use super::cycle::{BillingCycle, billing_cycle, boundary};
+use super::memory::MemoryId;
+use super::plan::Plan;
+use super::time::Timestamp;
+
+/// Most writes of one account that may be under way at once; more wait.
+///
+/// Bounded so that the record stays far below what the store takes in one value.
+pub const INTENTS_MAX: usize = 64;
+
+/// The number of a key within its account: 1 for the first, never given twice.
+pub type KeyNo = u32;
+
+/// The counters of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// What the account has bought.
+    pub plan: Plan,
+    /// The instant from which billing cycles are counted.
+    pub anchor: Timestamp,
+    /// Index of the billing cycle that the counters are of.
+    pub cycle: u32,
+    /// End of that cycle.
+    pub cycle_end: Timestamp,
+    /// Credits granted in this cycle. Never below `used`.
+    pub granted: u64,
+    /// Credits spent in this cycle.
+    pub used: u64,
+    /// Credits spent since the account was made.
+    pub used_ever: u64,
+    /// Memories held.
+    pub held: u64,
+    /// The last metered request.
+    pub last_activity: Option<Timestamp>,
+    /// The id given last. Ids only grow.
+    pub newest: MemoryId,
+    /// The number of the next write. Numbers only grow.
+    pub next_op: u64,
+    /// The number of the next key.
+    pub next_key_no: KeyNo,
+    /// The write from which on the saved aggregates are due to be saved again.
+    pub stats_due: u64,
+    /// The part of each active key.
+    pub shares: Vec<Share>,
+    /// Writes under way, oldest first.
+    pub intents: Vec<Intent>,
+}
+
+/// What was done with one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Which key.
+    pub key_no: KeyNo,
+    /// The plan that caps the key, if it was made with one.
+    pub cap: Option<Plan>,
+    /// Credits spent in this cycle.
+    pub used: u64,
+    /// Credits spent since the key was made.
+    pub used_ever: u64,
+    /// Memories stored with the key and still held.
+    pub held: u64,
+    /// The last metered request.
+    pub last_activity: Option<Timestamp>,
+}
+
+impl Share {
+    /// Returns the share of a key that has done nothing yet.
+    #[must_use]
+    pub const fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
+        Self { key_no, cap, used: 0, used_ever: 0, held: 0, last_activity: None }
+    }
+}
+
+/// A write that was debited and counted and whose memory is on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Number of the write.
+    pub op: u64,
+    /// Cycle in which it was debited.
+    pub cycle: u32,
+    /// The key that pays; for a delete, the key that stored the memory.
+    pub key_no: KeyNo,
+    /// The memory.
+    pub memory: MemoryId,
+    /// What is done to it.
+    pub kind: IntentKind,
+}
+
+/// The kinds of writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IntentKind {
+    /// A new memory. `replay` names the idempotency record written with it.
+    Add {
+        /// Credits debited.
+        cost: u64,
+        /// Key of the idempotency record, if the client sent an `Idempotency-Key`.
+        replay: Option<[u8; 16]>,
+    },
+    /// A new revision of a memory; the revision's number is the write's.
+    Change {
+        /// Credits debited.
+        cost: u64,
+    },
+    /// A memory is removed.
+    Delete,
+}
+
+/// Why the rules say no.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Fewer credits than the price are left.
+    #[error("out of credits")]
+    OutOfCredits(Balance),
+    /// No room for one more memory.
+    #[error("memory limit exceeded")]
+    MemoryLimit(Balance),
+    /// The key has no share any more.
+    #[error("the key was revoked")]
+    KeyRevoked,
+    /// [`INTENTS_MAX`] writes are under way.
+    #[error("too many writes of this account are under way")]
+    Busy,
+}
+
+/// What an account, or a capped key, has: the numbers of every answer that shows credits or room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// The account's plan, or the lower one that caps the key.
+    pub plan: Plan,
+    /// Credits of `plan` in a cycle.
+    pub credits_limit: u64,
+    /// Credits that can still be spent in this cycle.
+    pub credits_remaining: u64,
+    /// Credits spent in this cycle.
+    pub credits_used: u64,
+    /// Credits the account has spent ever.
+    pub credits_used_ever: u64,
+    /// Memories of `plan`.
+    pub memory_limit: u64,
+    /// Memories held.
+    pub memory_count: u64,
+    /// Memories that can still be added.
+    pub memory_remaining: u64,
+    /// When the cycle ends.
+    pub reset: Timestamp,
+    /// Whether the numbers are a capped key's.
+    pub capped: bool,
+}
+
+impl Balance {
+    /// Says whether less than a quarter of the plan's credits is left. Compares whole numbers.
+    #[must_use]
+    pub const fn credits_low(&self) -> bool {
+        self.credits_remaining.saturating_mul(4) < self.credits_limit
+    }
+
+    /// Says whether more than nine tenths of the room for memories is taken. Compares whole numbers.
+    #[must_use]
+    pub const fn memory_nearly_full(&self) -> bool {
+        self.memory_count.saturating_mul(10) > self.memory_limit.saturating_mul(9)
+    }
+}
+
+impl Usage {
+    /// Returns the usage of a new account: `plan`'s credits granted, the first cycle starting on `anchor`.
+    #[must_use]
+    pub fn new(plan: Plan, anchor: Timestamp) -> Self {
+        Self {
+            plan,
+            anchor,
+            cycle: 0,
+            cycle_end: boundary(anchor, 1),
+            granted: plan.credits_per_cycle(),
+            used: 0,
+            used_ever: 0,
+            held: 0,
+            last_activity: None,
+            newest: MemoryId::default(),
+            next_op: 1,
+            next_key_no: 1,
+            stats_due: 1_000,
+            shares: Vec::new(),
+            intents: Vec::new(),
+        }
+    }
+
+    /// Enters the cycle that holds `now`, if it is a later one: grants the plan's credits, once however
+    /// many cycles have passed, and forgets what was spent. Returns the cycle entered.
+    ///
+    /// An earlier `now` changes nothing: a clock that steps back neither grants again nor takes away.
+    pub fn roll_over(&mut self, now: Timestamp) -> Option<BillingCycle> {
+        if now < self.cycle_end {
+            return None;
+        }
+        let cycle = billing_cycle(self.anchor, now);
+        if cycle.index <= self.cycle {
+            return None;
+        }
+        self.cycle = cycle.index;
+        self.cycle_end = cycle.end;
+        self.granted = self.plan.credits_per_cycle();
+        self.used = 0;
+        for share in &mut self.shares {
+            share.used = 0;
+        }
+        Some(cycle)
+    }
+
+    /// Returns the account's own numbers.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        Balance {
+            plan: self.plan,
+            credits_limit: self.plan.credits_per_cycle(),
+            credits_remaining: self.remaining(),
+            credits_used: self.used,
+            credits_used_ever: self.used_ever,
+            memory_limit: self.plan.memories_max(),
+            memory_count: self.held,
+            memory_remaining: self.plan.memories_max().saturating_sub(self.held),
+            reset: self.cycle_end,
+            capped: false,
+        }
+    }
+
+    /// Returns the numbers for a request with this key: the account's, or the key's own if it is capped.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::KeyRevoked`] if the key has no share.
+    pub fn balance_of(&self, key_no: KeyNo) -> Result<Balance, Refusal> {
+        self.share(key_no).map(|share| self.balance_of_share(share)).ok_or(Refusal::KeyRevoked)
+    }
+
+    /// Returns what one key can still do. An uncapped key can do what the account can.
+    #[must_use]
+    pub fn balance_of_share(&self, share: &Share) -> Balance {
+        let account = self.balance();
+        let Some(cap) = share.cap else { return account };
+        let plan = cap.min(self.plan);
+        let own_credits = plan.credits_per_cycle().saturating_sub(share.used);
+        let own_room = plan.memories_max().saturating_sub(share.held);
+        Balance {
+            plan,
+            credits_limit: plan.credits_per_cycle(),
+            credits_remaining: own_credits.min(account.credits_remaining),
+            credits_used: share.used,
+            memory_limit: plan.memories_max(),
+            memory_count: share.held,
+            memory_remaining: own_room.min(account.memory_remaining),
+            capped: true,
+            ..account
+        }
+    }
+
+    /// Debits `cost` credits for a request with this key. Returns the numbers after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::OutOfCredits`] and [`Refusal::KeyRevoked`]; nothing is changed then but the cycle.
+    pub fn debit(&mut self, key_no: KeyNo, cost: u64, now: Timestamp) -> Result<Balance, Refusal> {
+        self.roll_over(now);
+        let balance = self.balance_of(key_no)?;
+        if balance.credits_remaining < cost {
+            return Err(Refusal::OutOfCredits(balance));
+        }
+        self.used = self.used.saturating_add(cost);
+        self.used_ever = self.used_ever.saturating_add(cost);
+        self.last_activity = Some(now);
+        if let Some(share) = self.share_mut(key_no) {
+            share.used = share.used.saturating_add(cost);
+            share.used_ever = share.used_ever.saturating_add(cost);
+            share.last_activity = Some(now);
+        }
+        self.balance_of(key_no)
+    }
+
+    /// Begins to add a memory: debits, counts it, gives it an id at or after `proposed`.
+    ///
+    /// # Errors
+    ///
+    /// Every [`Refusal`], credits before room; nothing is changed then but the cycle.
+    pub fn begin_add(
+        &mut self,
+        key_no: KeyNo,
+        proposed: MemoryId,
+        cost: u64,
+        replay: Option<[u8; 16]>,
+        now: Timestamp,
+    ) -> Result<(Intent, Balance), Refusal> {
+        self.roll_over(now);
+        self.room_for_intent()?;
+        let balance = self.balance_of(key_no)?;
+        if balance.credits_remaining < cost {
+            return Err(Refusal::OutOfCredits(balance));
+        }
+        if balance.memory_remaining == 0 {
+            return Err(Refusal::MemoryLimit(balance));
+        }
+        self.debit(key_no, cost, now)?;
+        self.newest = proposed.after(self.newest);
+        self.held = self.held.saturating_add(1);
+        if let Some(share) = self.share_mut(key_no) {
+            share.held = share.held.saturating_add(1);
+        }
+        let intent = self.push_intent(key_no, self.newest, IntentKind::Add { cost, replay });
+        Ok((intent, self.balance_of(key_no)?))
+    }
+
+    /// Begins to change a memory: debits. The new revision is the intent's number.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::OutOfCredits`], [`Refusal::KeyRevoked`], [`Refusal::Busy`].
+    pub fn begin_change(
+        &mut self,
+        key_no: KeyNo,
+        memory: MemoryId,
+        cost: u64,
+        now: Timestamp,
+    ) -> Result<(Intent, Balance), Refusal> {
+        self.room_for_intent()?;
+        let balance = self.debit(key_no, cost, now)?;
+        Ok((self.push_intent(key_no, memory, IntentKind::Change { cost }), balance))
+    }
+
+    /// Begins to delete a memory that `owner` stored: frees its place at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Busy`].
+    pub fn begin_delete(
+        &mut self,
+        owner: KeyNo,
+        memory: MemoryId,
+        now: Timestamp,
+    ) -> Result<Intent, Refusal> {
+        self.roll_over(now);
+        self.room_for_intent()?;
+        self.release(owner);
+        Ok(self.push_intent(owner, memory, IntentKind::Delete))
+    }
+
+    /// Ends writes that are complete: their intents go.
+    pub fn settle(&mut self, is_done: impl Fn(u64) -> bool) {
+        self.intents.retain(|intent| !is_done(intent.op));
+    }
+
+    /// Undoes a write whose memory was never written: gives the credits back, frees the place, drops
+    /// the intent. A delete is never undone, it is finished.
+    pub fn undo(&mut self, intent: &Intent) {
+        match intent.kind {
+            IntentKind::Add { cost, .. } => {
+                self.refund(intent.key_no, cost, intent.cycle);
+                self.release(intent.key_no);
+            }
+            IntentKind::Change { cost } => self.refund(intent.key_no, cost, intent.cycle),
+            IntentKind::Delete => {}
+        }
+        self.settle(|op| op == intent.op);
+    }
+
+    /// Changes the plan, in the cycle that holds `now`. Returns the plan before.
+    ///
+    /// An upgrade grants the new plan's credits in full; a downgrade leaves the lesser of what remained
+    /// and the new plan's; the same plan changes nothing. What was used stays.
+    pub fn change_plan(&mut self, plan: Plan, now: Timestamp) -> Plan {
+        self.roll_over(now);
+        let previous = self.plan;
+        let remaining = match plan.cmp(&previous) {
+            std::cmp::Ordering::Equal => return previous,
+            std::cmp::Ordering::Greater => plan.credits_per_cycle(),
+            std::cmp::Ordering::Less => self.remaining().min(plan.credits_per_cycle()),
+        };
+        self.granted = self.used.saturating_add(remaining);
+        self.plan = plan;
+        previous
+    }
+
+    /// Returns the share of a key.
+    #[must_use]
+    pub fn share(&self, key_no: KeyNo) -> Option<&Share> {
+        self.shares.iter().find(|share| share.key_no == key_no)
+    }
+
+    fn share_mut(&mut self, key_no: KeyNo) -> Option<&mut Share> {
+        self.shares.iter_mut().find(|share| share.key_no == key_no)
+    }
+
+    const fn remaining(&self) -> u64 {
+        self.granted.saturating_sub(self.used)
+    }
+
+    fn refund(&mut self, key_no: KeyNo, cost: u64, cycle: u32) {
+        let this_cycle = cycle == self.cycle;
+        self.used_ever = self.used_ever.saturating_sub(cost);
+        if this_cycle {
+            self.used = self.used.saturating_sub(cost);
+        }
+        if let Some(share) = self.share_mut(key_no) {
+            share.used_ever = share.used_ever.saturating_sub(cost);
+            if this_cycle {
+                share.used = share.used.saturating_sub(cost);
+            }
+        }
+    }
+
+    fn release(&mut self, key_no: KeyNo) {
+        self.held = self.held.saturating_sub(1);
+        if let Some(share) = self.share_mut(key_no) {
+            share.held = share.held.saturating_sub(1);
+        }
+    }
+
+    fn room_for_intent(&self) -> Result<(), Refusal> {
+        if self.intents.len() < INTENTS_MAX { Ok(()) } else { Err(Refusal::Busy) }
+    }
+
+    fn push_intent(&mut self, key_no: KeyNo, memory: MemoryId, kind: IntentKind) -> Intent {
+        let intent = Intent { op: self.next_op, cycle: self.cycle, key_no, memory, kind };
+        self.next_op = self.next_op.saturating_add(1);
+        self.intents.push(intent.clone());
+        intent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    fn at(days: i64) -> Timestamp {
+        Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").unwrap().plus_seconds(days * DAY)
+    }
+
+    fn usage(plan: Plan, caps: &[Option<Plan>]) -> Usage {
+        let mut usage = Usage::new(plan, at(0));
+        for (no, cap) in (1..).zip(caps) {
+            usage.shares.push(Share::new(no, *cap));
+        }
+        usage
+    }
+
+    #[test]
+    fn a_debit_takes_all_or_nothing() {
+        let mut usage = usage(Plan::Free, &[None]);
+        assert_eq!(usage.debit(1, 99, at(1)).unwrap().credits_remaining, 1);
+        let before = usage.clone();
+        let refused = usage.debit(1, 2, at(2)).unwrap_err();
+        assert!(matches!(refused, Refusal::OutOfCredits(b) if b.credits_remaining == 1));
+        assert_eq!(usage, before);
+        assert_eq!(usage.debit(1, 1, at(2)).unwrap().credits_remaining, 0);
+        assert_eq!(usage.debit(9, 0, at(2)), Err(Refusal::KeyRevoked));
+        assert_eq!((usage.used, usage.used_ever, usage.last_activity), (100, 100, Some(at(2))));
+    }
+
+    #[test]
+    fn a_cycle_is_granted_once_whatever_the_clock_does() {
+        let mut usage = usage(Plan::Free, &[Some(Plan::Free)]);
+        usage.debit(1, 100, at(30)).unwrap();
+        assert_eq!(usage.debit(1, 40, at(31)).unwrap().credits_remaining, 60);
+        assert_eq!((usage.cycle, usage.used, usage.shares[0].used), (1, 40, 40));
+        // Back across the boundary, and forth again.
+        assert_eq!(usage.debit(1, 10, at(30)).unwrap().credits_remaining, 50);
+        assert_eq!(usage.debit(1, 10, at(32)).unwrap().credits_remaining, 40);
+        // Three cycles at once grant once.
+        assert_eq!(usage.roll_over(at(130)).unwrap().index, 4);
+        assert_eq!((usage.granted, usage.used, usage.used_ever), (100, 0, 160));
+        assert_eq!(usage.roll_over(at(130)), None);
+    }
+
+    #[test]
+    fn plans_change_as_the_contract_says() {
+        let mut usage = usage(Plan::Free, &[None]);
+        usage.debit(1, 40, at(1)).unwrap();
+        assert_eq!(usage.change_plan(Plan::Free, at(1)), Plan::Free);
+        assert_eq!(usage.balance().credits_remaining, 60);
+        assert_eq!(usage.change_plan(Plan::Pro, at(1)), Plan::Free);
+        assert_eq!((usage.balance().credits_remaining, usage.used), (10_000, 40));
+        usage.debit(1, 9_950, at(1)).unwrap();
+        usage.change_plan(Plan::Free, at(1));
+        assert_eq!((usage.balance().credits_remaining, usage.used), (50, 9_990));
+        usage.change_plan(Plan::Premium, at(1));
+        usage.change_plan(Plan::Free, at(1));
+        assert_eq!(usage.balance().credits_remaining, 100);
+        assert_eq!(usage.granted - usage.used, 100);
+    }
+
+    #[test]
+    fn a_capped_key_has_limits_of_its_own_within_the_accounts() {
+        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
+        assert_eq!(usage.debit(2, 30, at(1)).unwrap().credits_remaining, 70);
+        assert_eq!(usage.debit(1, 9_960, at(1)).unwrap().credits_remaining, 10);
+        let capped = usage.balance_of(2).unwrap();
+        assert_eq!((capped.credits_remaining, capped.credits_limit), (10, 100));
+        assert_eq!((capped.plan, capped.credits_used, capped.capped), (Plan::Free, 30, true));
+        // The account's downgrade lowers an uncapped key, never lifts a capped one.
+        usage.change_plan(Plan::Premium, at(1));
+        assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 70);
+    }
+
+    #[test]
+    fn an_add_counts_and_its_undoing_leaves_no_trace() {
+        let mut usage = usage(Plan::Free, &[None]);
+        usage.debit(1, 10, at(0)).unwrap();
+        let before = usage.clone();
+        let id = MemoryId::new(at(0).millis(), 7);
+        let (intent, balance) = usage.begin_add(1, id, 2, None, at(0)).unwrap();
+        assert_eq!((intent.memory, balance.memory_count, balance.credits_remaining), (id, 1, 88));
+        assert_eq!(usage.intents, [intent.clone()]);
+        usage.undo(&intent);
+        assert_eq!((usage.held, usage.used, usage.used_ever), (0, 10, 10));
+        assert_eq!((&usage.shares, &usage.intents), (&before.shares, &before.intents));
+    }
+
+    #[test]
+    fn an_undone_add_of_an_earlier_cycle_takes_nothing_from_this_one() {
+        let mut usage = usage(Plan::Free, &[None]);
+        let (intent, _) = usage.begin_add(1, MemoryId::new(1, 1), 2, None, at(30)).unwrap();
+        usage.debit(1, 1, at(31)).unwrap();
+        usage.undo(&intent);
+        assert_eq!((usage.used, usage.used_ever, usage.held), (1, 1, 0));
+    }
+
+    #[test]
+    fn credits_are_refused_before_room() {
+        let mut usage = usage(Plan::Free, &[None]);
+        usage.held = 100;
+        let add = |usage: &mut Usage| usage.begin_add(1, MemoryId::new(1, 1), 2, None, at(1));
+        assert!(matches!(add(&mut usage), Err(Refusal::MemoryLimit(b)) if b.memory_count == 100));
+        usage.used = 99;
+        assert!(matches!(add(&mut usage), Err(Refusal::OutOfCredits(_))));
+        assert_eq!((usage.used, usage.held, usage.intents.len()), (99, 100, 0));
+    }
+
+    #[test]
+    fn a_delete_frees_the_place_of_the_key_that_stored() {
+        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
+        let (add, _) = usage.begin_add(2, MemoryId::new(1, 1), 2, None, at(1)).unwrap();
+        usage.settle(|op| op == add.op);
+        let delete = usage.begin_delete(2, add.memory, at(1)).unwrap();
+        assert_eq!((usage.held, usage.shares[1].held, usage.used), (0, 0, 2));
+        assert_eq!(delete.kind, IntentKind::Delete);
+    }
+
+    #[test]
+    fn intents_are_bounded() {
+        let mut usage = usage(Plan::Pro, &[None]);
+        for n in 0..INTENTS_MAX as u64 {
+            usage.begin_add(1, MemoryId::new(n, 1), 2, None, at(1)).unwrap();
+        }
+        let used = usage.used;
+        assert_eq!(usage.begin_delete(1, MemoryId::new(1, 1), at(1)), Err(Refusal::Busy));
+        assert_eq!(usage.begin_change(1, MemoryId::new(1, 1), 2, at(1)), Err(Refusal::Busy));
+        assert_eq!(usage.used, used);
+        usage.settle(|op| op == 1);
+        assert!(usage.begin_delete(1, MemoryId::new(1, 1), at(1)).is_ok());
+    }
+
+    #[test]
+    fn warnings_compare_whole_numbers() {
+        let mut balance = usage(Plan::Free, &[]).balance();
+        balance.credits_remaining = 25;
+        balance.memory_count = 90;
+        assert!(!balance.credits_low() && !balance.memory_nearly_full());
+        balance.credits_remaining = 24;
+        balance.memory_count = 91;
+        assert!(balance.credits_low() && balance.memory_nearly_full());
+    }
+}

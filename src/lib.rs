@@ -1,0 +1,2 @@
+//! MemoryOS.
+pub mod domain;
