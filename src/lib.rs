@@ -1,2 +1,3 @@
 //! MemoryOS.
 pub mod domain;
+pub mod store;

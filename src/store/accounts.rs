@@ -1,0 +1,328 @@
+//! Accounts: made once for each name, listed for the admin.
+
+use crate::domain::account::AccountKey;
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Share, Usage};
+
+use super::codec::{decode, encode};
+use super::keys::{CreateKeyRefusal, KeyRow, NewKey, key_row};
+use super::schema::{AccountRecord, ActiveKey, KeyIntent, KeyRecord, op_key, part};
+use super::swap::SwapError;
+use super::{Inner, OpError, Ordering, Store, StoreError};
+
+/// An account to be made, with its first key.
+#[derive(Clone, Debug)]
+pub struct NewAccount {
+    /// Its name inside; random enough to be nobody else's.
+    pub account: AccountKey,
+    /// The e-mail, or the name of a built-in account; `None` for neither.
+    pub name: Option<String>,
+    /// What it buys.
+    pub plan: Plan,
+    /// Its first key.
+    pub key: NewKey,
+    /// When it is made; also the anchor of its billing cycles.
+    pub created_at: Timestamp,
+}
+
+/// Why an account was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameTaken {
+    /// An account has that e-mail or name.
+    #[error("an account with that name exists")]
+    Name,
+    /// A key has that hash; only an operator can choose one.
+    #[error("the key exists already")]
+    Key,
+}
+
+/// An account as the admin sees it.
+#[derive(Clone, Debug)]
+pub struct AccountRow {
+    /// Its name inside.
+    pub account: AccountKey,
+    /// Its public id.
+    pub account_id: String,
+    /// Its e-mail.
+    pub email: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Whether it has an active key.
+    pub active: bool,
+    /// Its counters.
+    pub usage: Usage,
+    /// Its active keys, oldest first.
+    pub keys: Vec<KeyRow>,
+}
+
+/// Which accounts a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct AccountFilter {
+    /// Part of the account id or the e-mail, in any case; all accounts if `None`.
+    pub contains: Option<String>,
+}
+
+/// Some accounts, oldest first, and how many match in all.
+#[derive(Clone, Debug)]
+pub struct AccountsPage {
+    /// The accounts of the page.
+    pub rows: Vec<AccountRow>,
+    /// How many match.
+    pub total: u64,
+    /// How many of those have an active key.
+    pub active: u64,
+}
+
+impl Store {
+    /// Returns the account that has this e-mail, built-in name or `acct_…` id. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn account_named(&self, account_id: &str) -> Result<Option<AccountKey>, StoreError> {
+        if let Some(account) = self.0.trees.names.get(account_id)? {
+            let account: AccountKey = decode(&account)?;
+            // A claim without an account is a sign-up under way.
+            return Ok(self.0.trees.users.contains_key(account.0)?.then_some(account));
+        }
+        let Some(account) = AccountKey::parse_anonymous_id(account_id) else { return Ok(None) };
+        let Some(record) = self.0.trees.users.get(account.0)? else { return Ok(None) };
+        let record: AccountRecord = decode(&record)?;
+        // An account with a name is known by it alone.
+        Ok(record.name.is_none().then_some(account))
+    }
+
+    /// Returns an account. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn account(
+        &self,
+        account: AccountKey,
+        now: Timestamp,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        let Some(bytes) = self.0.trees.users.get(account.0)? else { return Ok(None) };
+        self.account_row(account, &decode(&bytes)?, now).map(Some)
+    }
+
+    /// Returns an account's public id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if its record cannot be read.
+    pub fn account_id(&self, account: AccountKey) -> Result<String, StoreError> {
+        Ok(self.0.account_record(account)?.account_id(account))
+    }
+
+    /// Makes an account, its usage and its first key.
+    ///
+    /// # Errors
+    ///
+    /// [`NameTaken`]; nothing was made then.
+    pub async fn create_account(&self, new: NewAccount) -> Result<AccountRow, OpError<NameTaken>> {
+        if let Some(name) = &new.name
+            && self.0.trees.names.contains_key(name).map_err(StoreError::from)?
+        {
+            return Err(OpError::Refused(NameTaken::Name));
+        }
+        let ticket = self.0.admit()?;
+        let (account, now) = (new.account, new.created_at);
+        self.0.run_alone(account, || self.0.create_account(new)).await?;
+        ticket.commit().await?;
+        let row = self.account(account, now)?;
+        Ok(row.ok_or_else(|| StoreError::Corrupt("a new account is gone".to_owned()))?)
+    }
+
+    /// Returns the accounts that match, from number `skip` on (0 is the oldest), `limit` at most.
+    ///
+    /// Costs a look at every account if a filter is given, else at `skip + limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn accounts(
+        &self,
+        filter: &AccountFilter,
+        skip: u64,
+        limit: u64,
+        now: Timestamp,
+    ) -> Result<AccountsPage, StoreError> {
+        let totals = &self.0.totals;
+        let needle = filter.contains.as_deref().map(str::to_lowercase);
+        let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
+        let end = skip.saturating_add(limit);
+        for entry in &self.0.trees.users {
+            let (key, bytes) = entry?;
+            let record: AccountRecord = decode(&bytes)?;
+            let account = AccountKey(part(&key, 0).ok_or_else(bad_key)?);
+            if let Some(needle) = &needle
+                && !record.account_id(account).to_lowercase().contains(needle)
+            {
+                continue;
+            }
+            if (skip..end).contains(&total) {
+                rows.push(self.account_row(account, &record, now)?);
+            }
+            total = total.saturating_add(1);
+            active = active.saturating_add(u64::from(!record.active.is_empty()));
+            if needle.is_none() && total >= end {
+                total = totals.accounts.load(Ordering::Relaxed).max(total);
+                active = totals.active_accounts.load(Ordering::Relaxed);
+                break;
+            }
+        }
+        Ok(AccountsPage { rows, total, active })
+    }
+
+    /// Returns the keys of all accounts, oldest account first, each account's oldest key first: `limit`
+    /// of them from number `skip` on, with their accounts, and how many there are.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn all_keys(
+        &self,
+        revoked_too: bool,
+        skip: u64,
+        limit: u64,
+        now: Timestamp,
+    ) -> Result<(Vec<(AccountRow, KeyRow)>, u64), StoreError> {
+        let end = skip.saturating_add(limit);
+        let (mut total, mut rows) = (0u64, Vec::new());
+        for entry in &self.0.trees.users {
+            let (key, bytes) = entry?;
+            let record: AccountRecord = decode(&bytes)?;
+            let account = AccountKey(part(&key, 0).ok_or_else(bad_key)?);
+            let count = if revoked_too {
+                self.0.trees.account_keys.scan_prefix(account.0).count()
+            } else {
+                record.active.len()
+            };
+            let next = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+            if next > skip && total < end {
+                let row = self.account_row(account, &record, now)?;
+                let keys = if revoked_too { self.keys(account, now)? } else { row.keys.clone() };
+                let wanted = (total..).zip(keys).filter(|(n, _)| (skip..end).contains(n));
+                rows.extend(wanted.map(|(_, key)| (row.clone(), key)));
+            }
+            total = next;
+        }
+        Ok((rows, total))
+    }
+
+    fn account_row(
+        &self,
+        account: AccountKey,
+        record: &AccountRecord,
+        now: Timestamp,
+    ) -> Result<AccountRow, StoreError> {
+        let usage = self.usage(account, now)?;
+        let mut keys = Vec::with_capacity(record.active.len());
+        for active in &record.active {
+            if let Some(key) = self.0.key_record(&active.hash)? {
+                keys.push(key_row(key, &usage));
+            }
+        }
+        Ok(AccountRow {
+            account,
+            account_id: record.account_id(account),
+            email: record.email().map(str::to_owned),
+            created_at: record.created_at,
+            active: !record.active.is_empty(),
+            usage,
+            keys,
+        })
+    }
+}
+
+impl Inner {
+    pub(super) fn account_record(&self, account: AccountKey) -> Result<AccountRecord, StoreError> {
+        let bytes = self.trees.users.get(account.0)?;
+        decode(&bytes.ok_or_else(|| {
+            StoreError::Corrupt(format!("{} has no record", account.anonymous_id()))
+        })?)
+    }
+
+    fn create_account(&self, new: NewAccount) -> Result<(), SwapError<NameTaken>> {
+        let account = new.account;
+        let steps = self.steps();
+        let intent = op_key(account, 0);
+        let (hash, id) = (new.key.hash, new.key.id.clone());
+        let sign_up = KeyIntent::SignUp { name: new.name.clone(), hash, id: id.clone() };
+        self.trees.key_intents.insert(intent, encode(&sign_up)?)?;
+        if let Some(name) = &new.name {
+            let claimed = self.swap(&self.trees.names, name.as_bytes(), |current| match current {
+                None => Ok((Some(encode(&account)?), ())),
+                Some(_) => Err(SwapError::Refused(NameTaken::Name)),
+            });
+            if let Err(SwapError::Refused(_)) = &claimed {
+                self.trees.key_intents.remove(intent)?;
+                steps.complete();
+                return claimed;
+            }
+            claimed?;
+        }
+        let record = KeyRecord {
+            account,
+            no: 1,
+            id,
+            masked: new.key.masked,
+            description: new.key.description,
+            created_at: new.created_at,
+            created_by: new.key.created_by,
+            revoked: None,
+        };
+        match self.insert_key(&hash, &record) {
+            Ok(()) => {}
+            Err(SwapError::Refused(CreateKeyRefusal::Exists)) => {
+                self.undo_sign_up(account, new.name.as_deref(), &hash, &record.id)?;
+                self.trees.key_intents.remove(intent)?;
+                steps.complete();
+                return Err(SwapError::Refused(NameTaken::Key));
+            }
+            Err(SwapError::Failed(error)) => return Err(SwapError::Failed(error)),
+            Err(_) => return Err(SwapError::Contended),
+        }
+        let mut usage = Usage::new(new.plan, new.created_at);
+        usage.next_key_no = 2;
+        usage.shares.push(Share::new(1, new.key.cap));
+        self.trees.usage.insert(account.0, encode(&usage)?)?;
+        let users = AccountRecord {
+            name: new.name,
+            created_at: new.created_at,
+            active: vec![ActiveKey { no: 1, hash }],
+        };
+        self.trees.users.insert(account.0, encode(&users)?)?;
+        self.trees.key_intents.remove(intent)?;
+        for total in [&self.totals.accounts, &self.totals.active_accounts, &self.totals.active_keys] {
+            total.fetch_add(1, Ordering::Relaxed);
+        }
+        steps.complete();
+        Ok(())
+    }
+
+    /// Removes whatever a sign-up has written before its account record.
+    pub(super) fn undo_sign_up(
+        &self,
+        account: AccountKey,
+        name: Option<&str>,
+        hash: &crate::domain::key::KeyHash,
+        id: &crate::domain::key::KeyId,
+    ) -> Result<(), StoreError> {
+        self.trees.usage.remove(account.0)?;
+        self.remove_key(account, 1, hash, id)?;
+        if let Some(name) = name
+            && let Some(owner) = self.trees.names.get(name)?
+            && decode::<AccountKey>(&owner)? == account
+        {
+            self.trees.names.remove(name)?;
+        }
+        Ok(())
+    }
+}
+
+fn bad_key() -> StoreError {
+    StoreError::Corrupt("a key of the tree users is not 16 bytes".to_owned())
+}

@@ -1,0 +1,102 @@
+//! Records to bytes and back: a version byte, then bincode.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::error::StoreError;
+
+/// The version that every record of this release starts with.
+const VERSION: u8 = 1;
+
+/// The largest value that sled keeps in its log; a larger one would go to a file that is never synced.
+pub(crate) const VALUE_BYTES_MAX: usize = 7_600;
+
+/// Returns the bytes of a record.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] if the record is larger than [`VALUE_BYTES_MAX`].
+pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = vec![VERSION];
+    bincode::serde::encode_into_std_write(record, &mut bytes, bincode::config::standard())
+        .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))?;
+    if bytes.len() > VALUE_BYTES_MAX {
+        return Err(StoreError::Corrupt(format!("a record of {} bytes is too large", bytes.len())));
+    }
+    Ok(bytes)
+}
+
+/// Returns the record that the bytes are.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] if they are not.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    let (record, _) =
+        bincode::serde::decode_from_slice(body(bytes)?, config()).map_err(undecodable)?;
+    Ok(record)
+}
+
+/// Returns the record that the bytes are, its texts borrowed from them.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] if they are not.
+pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
+    let (record, _) =
+        bincode::serde::borrow_decode_from_slice(body(bytes)?, config()).map_err(undecodable)?;
+    Ok(record)
+}
+
+/// As [`decode`], for values put together from pieces, which may be large.
+pub(crate) fn decode_long<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    bincode::serde::decode_from_slice(bytes, bincode::config::standard())
+        .map(|(record, _)| record)
+        .map_err(undecodable)
+}
+
+/// As [`encode`], without a version and a limit: the bytes are kept in pieces.
+pub(crate) fn encode_long<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    bincode::serde::encode_to_vec(record, bincode::config::standard())
+        .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))
+}
+
+/// A damaged length must not make the decoder allocate more than a record can hold.
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<{ 16 * VALUE_BYTES_MAX }>()
+}
+
+fn body(bytes: &[u8]) -> Result<&[u8], StoreError> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => Ok(body),
+        Some((version, _)) => {
+            Err(StoreError::Corrupt(format!("a record has the unknown version {version}")))
+        }
+        None => Err(StoreError::Corrupt("a record is empty".to_owned())),
+    }
+}
+
+fn undecodable(error: bincode::error::DecodeError) -> StoreError {
+    StoreError::Corrupt(format!("a record cannot be decoded: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_start_with_a_version_and_other_versions_are_refused() {
+        let bytes = encode(&(7u64, "text".to_owned())).unwrap();
+        assert_eq!(bytes[0], VERSION);
+        assert_eq!(decode::<(u64, String)>(&bytes).unwrap(), (7, "text".to_owned()));
+        let newer = [&[2], &bytes[1..]].concat();
+        let error = decode::<(u64, String)>(&newer).unwrap_err();
+        assert!(error.to_string().contains("unknown version 2"), "{error}");
+        assert!(decode::<u64>(&[]).is_err());
+    }
+
+    #[test]
+    fn a_value_that_sled_would_put_into_a_file_is_refused() {
+        assert!(encode(&"x".repeat(VALUE_BYTES_MAX - 4)).is_ok());
+        assert!(encode(&"x".repeat(VALUE_BYTES_MAX)).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! Group commit: one thread makes writes durable, many at a time.
+//!
+//! A write is applied in memory first and then waits here. The thread collects waiters, flushes the
+//! database once, and tells them all. What a read debits does not wait, but marks the database dirty,
+//! and the thread flushes that within [`TICK`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+/// Longest time for which a debit without a write may stay in memory only, less the flush itself.
+const TICK: Duration = Duration::from_millis(200);
+/// Longest wait for more company before a flush.
+const GATHER: Duration = Duration::from_micros(1_500);
+
+/// The flush failed, now or before: nothing more is made durable until the store is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Poisoned;
+
+type Waiter = oneshot::Sender<Result<(), Poisoned>>;
+
+/// State that the committer shares with those who wait for it.
+#[derive(Debug, Default)]
+struct Shared {
+    poisoned: AtomicBool,
+    dirty: AtomicBool,
+    waiting: AtomicUsize,
+}
+
+/// The handle of the committer's thread. Dropping it flushes once more and ends the thread.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    queue: Option<Sender<Waiter>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread on this database.
+    pub fn start(db: sled::Db) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (queue, waiters) = channel();
+        let state = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(move || run(&db, &waiters, &state))?;
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Waits until everything that was written before the call is on the disk.
+    pub async fn flushed(&self) -> Result<(), Poisoned> {
+        let (waiter, done) = oneshot::channel();
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let queue = self.queue.as_ref().ok_or(Poisoned)?;
+        queue.send(waiter).map_err(|_| Poisoned)?;
+        done.await.unwrap_or(Err(Poisoned))
+    }
+
+    /// Says that something was written which nobody waits for.
+    pub fn mark_dirty(&self) {
+        self.shared.dirty.store(true, Ordering::Release);
+    }
+
+    /// Stops all further writes: the disk failed.
+    pub fn poison(&self, why: &dyn std::fmt::Display) {
+        poison(&self.shared, why);
+    }
+
+    /// Says whether writes are stopped.
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.poisoned.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            // The thread does not panic; if it did, there is nothing left to save here.
+            drop(thread.join());
+        }
+    }
+}
+
+fn poison(shared: &Shared, why: &dyn std::fmt::Display) {
+    if !shared.poisoned.swap(true, Ordering::AcqRel) {
+        log::error!("the disk failed, writes are stopped until the next start: {why}");
+    }
+}
+
+fn run(db: &sled::Db, waiters: &Receiver<Waiter>, shared: &Shared) {
+    let mut expected = 1;
+    loop {
+        let mut batch = Vec::new();
+        let end = match waiters.recv_timeout(TICK) {
+            Ok(first) => {
+                batch.push(first);
+                gather(&mut batch, waiters, expected);
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        // Cleared before the flush: what is marked from now on belongs to the next one.
+        let dirty = shared.dirty.swap(false, Ordering::AcqRel);
+        if dirty || end || !batch.is_empty() {
+            let outcome = flush(db, shared);
+            let served = batch.len();
+            let left = shared.waiting.fetch_sub(served, Ordering::Relaxed).saturating_sub(served);
+            for waiter in batch {
+                // A waiter that is gone was a client that hung up; its write stands.
+                drop(waiter.send(outcome));
+            }
+            expected = served.saturating_add(left);
+        }
+        if end {
+            return;
+        }
+    }
+}
+
+/// Takes what is queued, and waits a moment for more if as many as last time may be on their way: a
+/// flush for each straggler costs more than the wait.
+fn gather(batch: &mut Vec<Waiter>, waiters: &Receiver<Waiter>, expected: usize) {
+    let enough = expected.saturating_mul(4) / 5;
+    let until = Instant::now() + GATHER;
+    while batch.len() < enough {
+        match waiters.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(waiter) => batch.push(waiter),
+            Err(_) => break,
+        }
+    }
+    batch.extend(waiters.try_iter());
+}
+
+fn flush(db: &sled::Db, shared: &Shared) -> Result<(), Poisoned> {
+    if shared.poisoned.load(Ordering::Acquire) {
+        return Err(Poisoned);
+    }
+    db.flush().map(drop).map_err(|error| {
+        poison(shared, &error);
+        Poisoned
+    })
+}

@@ -1,0 +1,271 @@
+//! The data directory: whose it is, which format it has, who uses it.
+//!
+//! ```text
+//! data/FORMAT      "memoryos 1": written last when the directory is made
+//! data/lock        locked while a process has the directory open
+//! data/db/         sled's files
+//! data/import.tmp  there while an import is under way
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use super::durable;
+use super::error::OpenError;
+
+/// The format of the data directory that this release writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "lock";
+const DATABASE: &str = "db";
+pub(super) const IMPORT_MARK: &str = "import.tmp";
+
+/// What sort of file system a directory is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext2, ext3 or ext4.
+    Ext,
+    /// XFS.
+    Xfs,
+    /// Another, by its magic number; 0 if it does not say.
+    Other(u64),
+}
+
+impl FileSystem {
+    /// Says whether the store's durability was tested on it.
+    #[must_use]
+    pub const fn is_tested(self) -> bool {
+        matches!(self, Self::Ext | Self::Xfs)
+    }
+}
+
+impl std::fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ext => f.write_str("ext4"),
+            Self::Xfs => f.write_str("xfs"),
+            Self::Other(0x0102_1994) => f.write_str("tmpfs"),
+            Self::Other(0x794c_7630) => f.write_str("overlayfs"),
+            Self::Other(0x9123_683E) => f.write_str("btrfs"),
+            Self::Other(0x6969) => f.write_str("nfs"),
+            Self::Other(0x6573_5546) => f.write_str("fuse"),
+            Self::Other(0x2FC1_2FC1) => f.write_str("zfs"),
+            Self::Other(magic) => write!(f, "unknown ({magic:#x})"),
+        }
+    }
+}
+
+/// What a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contents {
+    Nothing,
+    UnfinishedImport,
+    Data,
+}
+
+/// A data directory that this process has to itself.
+#[derive(Debug)]
+pub(super) struct DataDirectory {
+    path: PathBuf,
+    /// Holds the lock until it is dropped.
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Takes the directory for this process; makes it if there is none. Says whether it is new.
+    pub fn open(path: &Path) -> Result<(Self, bool), OpenError> {
+        let (directory, contents) = Self::take(path)?;
+        match contents {
+            Contents::UnfinishedImport => Err(OpenError::UnfinishedImport(directory.display())),
+            Contents::Data => Ok((directory, false)),
+            Contents::Nothing => {
+                directory.write_format()?;
+                Ok((directory, true))
+            }
+        }
+    }
+
+    /// Takes the directory, whatever of ours it holds, and changes nothing in it but the lock.
+    pub fn take(path: &Path) -> Result<(Self, Contents), OpenError> {
+        let failed = |source| failed(path, source);
+        // Before anything is written: somebody else's directory stays as it is.
+        inspect(path)?;
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked(path.display().to_string()));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Again, now that nobody else can change it.
+        let contents = inspect(path)?;
+        Ok((Self { path: path.to_owned(), _lock: lock }, contents))
+    }
+
+    /// Opens the database, without the half-written snapshot that a kill during recovery leaves.
+    pub fn open_database(&self, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+        self.open_database_in(&self.path.join(DATABASE), cache_bytes)
+    }
+
+    /// Opens a database in another folder of the directory.
+    pub fn open_database_in(&self, path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+        self.remove_unfinished_snapshots(path).map_err(|error| failed(&self.path, error))?;
+        // Every flush of the background thread collects garbage too: it stays on.
+        let config =
+            sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(500));
+        let damaged = |reason: String| OpenError::Damaged { path: self.display(), reason };
+        // sled panics on some damage. Nothing of it is kept then.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        match opened {
+            Ok(Ok(db)) => Ok(db),
+            Ok(Err(sled::Error::Io(error))) => Err(failed(&self.path, error)),
+            Ok(Err(error)) => Err(damaged(error.to_string())),
+            Err(_) => Err(damaged("its log is damaged".to_owned())),
+        }
+    }
+
+    fn remove_unfinished_snapshots(&self, path: &Path) -> io::Result<()> {
+        let entries = match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                log::warn!("removing {name}, left by a start that was interrupted");
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the directory as ours, of the current format. The last step of making one.
+    pub fn write_format(&self) -> Result<(), OpenError> {
+        let write = || -> io::Result<()> {
+            let temporary = self.path.join("FORMAT.tmp");
+            let mut file = File::create(&temporary)?;
+            writeln!(file, "memoryos {FORMAT}")?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.path.join(FORMAT_FILE))?;
+            sync_directory(&self.path)?;
+            match self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                Some(parent) => sync_directory(parent),
+                None => Ok(()),
+            }
+        };
+        write().map_err(|error| failed(&self.path, error))
+    }
+
+    /// Makes the database's files and their names durable, once after they were made.
+    fn sync_files(&self) -> io::Result<()> {
+        let database = self.path.join(DATABASE);
+        for entry in fs::read_dir(&database)? {
+            let path = entry?.path();
+            File::open(&path)?.sync_all()?;
+        }
+        sync_directory(&database)?;
+        sync_directory(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn database_path(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    pub fn display(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.path).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    pub fn file_system(&self) -> FileSystem {
+        let magic = rustix::fs::statfs(&self.path).map_or(0, |stat| stat.f_type);
+        match u64::try_from(magic).unwrap_or(0) {
+            0xEF53 => FileSystem::Ext,
+            0x5846_5342 => FileSystem::Xfs,
+            other => FileSystem::Other(other),
+        }
+    }
+}
+
+/// Proves that a flush of this database reaches our `fdatasync`, and makes its files durable.
+pub(super) fn prove_durable(
+    db: &sled::Db,
+    meta: &sled::Tree,
+    directory: &DataDirectory,
+) -> Result<(), OpenError> {
+    let path = directory.display();
+    let damaged = |error: sled::Error| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
+    let before = durable::flushes();
+    let probes: u64 = meta
+        .get("flush_probes")
+        .map_err(damaged)?
+        .and_then(|bytes| bytes.as_ref().try_into().ok())
+        .map_or(0, u64::from_be_bytes);
+    meta.insert("flush_probes", &probes.wrapping_add(1).to_be_bytes()).map_err(damaged)?;
+    db.flush().map_err(damaged)?;
+    if durable::flushes() == before {
+        return Err(OpenError::NotDurable);
+    }
+    directory.sync_files().map_err(|error| failed(directory.path(), error))
+}
+
+/// Says what of ours the directory holds. Refuses what is not ours, or newer than this release.
+fn inspect(path: &Path) -> Result<Contents, OpenError> {
+    let failed = |source| failed(path, source);
+    let display = || path.display().to_string();
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::Nothing),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    if names.iter().any(|name| name == FORMAT_FILE) {
+        let text = fs::read_to_string(path.join(FORMAT_FILE)).map_err(failed)?;
+        let found = text.trim().strip_prefix("memoryos ").and_then(|number| number.parse().ok());
+        return match found {
+            Some(found) if found > FORMAT => {
+                Err(OpenError::NewerFormat { path: display(), found, known: FORMAT })
+            }
+            Some(_) => Ok(Contents::Data),
+            None => Err(OpenError::Foreign(display())),
+        };
+    }
+    if names.iter().any(|name| name == IMPORT_MARK) {
+        return Ok(Contents::UnfinishedImport);
+    }
+    // What a first start that was interrupted can have left, and what a mounted volume brings along.
+    let harmless = [LOCK_FILE, "FORMAT.tmp", "lost+found"];
+    if names.iter().all(|name| harmless.contains(&name.as_str())) {
+        return Ok(Contents::Nothing);
+    }
+    Err(OpenError::Foreign(display()))
+}
+
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn failed(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Directory { path: path.display().to_string(), source }
+}

@@ -1,0 +1,77 @@
+//! What can go wrong below the rules.
+
+/// A fault of the store. A refusal by the rules is never one of these.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database could not read.
+    #[error("the database failed")]
+    Database(#[from] sled::Error),
+    /// A record cannot be decoded, or a fact that must be there is not.
+    #[error("the stored data is damaged: {0}")]
+    Corrupt(String),
+    /// Writes are stopped, since the disk failed; nothing was changed.
+    #[error("writes are stopped until the store can write to its disk again")]
+    Unavailable,
+    /// The write was applied but could not be made durable: after the next start it is there whole,
+    /// with its debit, or not at all.
+    #[error("the outcome of the write is unknown")]
+    OutcomeUnknown,
+    /// Too many writes wait for the disk, or for their turn on one account; nothing was changed.
+    #[error("too many writes are waiting")]
+    Overloaded,
+}
+
+/// Why a data directory could not be opened. Each is one line for the operator; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be made or written.
+    #[error("cannot use the data directory {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Somebody else's files are in it.
+    #[error(
+        "{0} is not empty and is no MemoryOS data directory; name an empty or a new one with --data-dir"
+    )]
+    Foreign(String),
+    /// Another process has it open.
+    #[error("the data directory {0} is in use by another MemoryOS process")]
+    Locked(String),
+    /// It was written by a newer release.
+    #[error(
+        "the data directory {path} has format {found}, this release knows format {known} at most; use a newer release"
+    )]
+    NewerFormat {
+        /// The directory.
+        path: String,
+        /// The format found.
+        found: u32,
+        /// The newest format that this release reads.
+        known: u32,
+    },
+    /// An import was interrupted.
+    #[error("the data directory {0} holds an unfinished import; run the same `memoryos import` again")]
+    UnfinishedImport(String),
+    /// The database cannot be read.
+    #[error("the database in {path} cannot be opened: {reason}; restore a backup")]
+    Damaged {
+        /// The directory.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system's flush is not ours, so that a write could be acknowledged and lost.
+    #[error("flushes do not reach the disk: the database's sync_file_range is not ours in this build")]
+    NotDurable,
+    /// Settling what a crash left failed.
+    #[error("recovery of {path} failed: {source}")]
+    Recovery {
+        /// The directory.
+        path: String,
+        /// What failed.
+        source: StoreError,
+    },
+}

@@ -1,0 +1,74 @@
+//! Who may touch an account at the same time, and which of its writes are complete.
+//!
+//! Debits and adds hold an account's lock shared, so that they run side by side and meet only in the
+//! compare-and-swap. Whatever reads first and writes several records after (a change, a delete, a key,
+//! a plan, a recount) holds it alone; so does a debit that lost too many races. The locks are a fixed
+//! number of stripes over all accounts; waiting holds no thread.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::domain::account::AccountKey;
+
+/// Power of two, so that a random byte pair picks one evenly.
+const STRIPES: usize = 1_024;
+
+#[derive(Debug, Default)]
+struct Stripe {
+    lock: Arc<RwLock<()>>,
+    /// Writes that are complete but whose intents are still in the usage record.
+    done: Mutex<HashSet<(AccountKey, u64)>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct AccountLocks(Vec<Stripe>);
+
+/// Locks a mutex whose data is always whole, also after a panic of another holder.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AccountLocks {
+    pub fn new() -> Self {
+        Self((0..STRIPES).map(|_| Stripe::default()).collect())
+    }
+
+    fn stripe(&self, account: AccountKey) -> Option<&Stripe> {
+        let [.., a, b] = account.0;
+        self.0.get(usize::from(u16::from_be_bytes([a, b])) % STRIPES)
+    }
+
+    /// Waits for the account, beside others who share it.
+    pub async fn shared(&self, account: AccountKey) -> Option<OwnedRwLockReadGuard<()>> {
+        Some(Arc::clone(&self.stripe(account)?.lock).read_owned().await)
+    }
+
+    /// Waits for the account alone.
+    pub async fn alone(&self, account: AccountKey) -> Option<OwnedRwLockWriteGuard<()>> {
+        Some(Arc::clone(&self.stripe(account)?.lock).write_owned().await)
+    }
+
+    /// Notes that a write is complete: the account's next swap drops its intent.
+    pub fn mark_done(&self, account: AccountKey, op: u64) {
+        if let Some(stripe) = self.stripe(account) {
+            lock(&stripe.done).insert((account, op));
+        }
+    }
+
+    /// Says whether a write is complete.
+    pub fn is_done(&self, account: AccountKey, op: u64) -> bool {
+        self.stripe(account).is_some_and(|stripe| lock(&stripe.done).contains(&(account, op)))
+    }
+
+    /// Forgets writes whose intents are gone from the record.
+    pub fn forget(&self, account: AccountKey, ops: &[u64]) {
+        if let (Some(stripe), false) = (self.stripe(account), ops.is_empty()) {
+            let mut done = lock(&stripe.done);
+            for op in ops {
+                done.remove(&(account, *op));
+            }
+        }
+    }
+}

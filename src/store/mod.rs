@@ -1,0 +1,298 @@
+//! The store: sled, and nothing but sled. What the rest of the program sees are operations.
+//!
+//! Each operation is atomic, also across a crash: it is there whole after the next start, or not at
+//! all. An operation that changes something returns when it is on the disk. Time, ids and secrets come
+//! from the caller. The order of the steps of each operation, and how a crash between any two of them is
+//! settled, is written down in `ARCHITECTURE.md` and beside the code.
+
+mod accounts;
+mod codec;
+mod committer;
+mod directory;
+mod durable;
+mod error;
+mod keys;
+mod locks;
+mod memories;
+mod pieces;
+mod recovery;
+mod replays;
+mod schema;
+mod stats;
+mod swap;
+mod usage;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::domain::account::AccountKey;
+
+pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use directory::{FORMAT, FileSystem};
+pub use error::{OpenError, StoreError};
+pub use keys::{CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal};
+pub use memories::{AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateRefusal};
+pub use replays::{Replay, ReplayRefusal};
+pub use stats::Stats;
+pub use usage::Debited;
+
+use committer::Committer;
+use directory::DataDirectory;
+use locks::AccountLocks;
+use schema::Trees;
+use swap::SwapError;
+
+/// How to open a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes of the page cache. Resident memory is 1.2 to 1.6 times that, and 35 MB a million records.
+    pub cache_bytes: u64,
+    /// Most writes that may wait for the disk; beyond it a write is refused as overloaded.
+    pub waiting_writes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, waiting_writes_max: 4_096 }
+    }
+}
+
+/// How an operation ends that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError<E: std::error::Error> {
+    /// The rules said no; nothing was changed.
+    #[error(transparent)]
+    Refused(E),
+    /// The machine failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An open store. Clones share it; it is closed, flushed once more, when the last one goes.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// First, so that it is dropped first: its last flush needs the database.
+    committer: Committer,
+    trees: Trees,
+    db: sled::Db,
+    locks: AccountLocks,
+    stats: stats::Cache,
+    totals: Totals,
+    /// Idempotency keys of requests that are being answered.
+    in_flight: Mutex<HashSet<[u8; 32]>>,
+    waiting_writes: Semaphore,
+    /// Last, so that the directory's lock is freed after the files are closed.
+    directory: DataDirectory,
+}
+
+/// Counters over all accounts: derived when the store is opened, kept up from then on.
+#[derive(Debug, Default)]
+struct Totals {
+    accounts: AtomicU64,
+    active_accounts: AtomicU64,
+    active_keys: AtomicU64,
+    memories: AtomicU64,
+}
+
+/// What `/health` tells of the store. Costs the same however much is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Health {
+    /// Whether writes go on.
+    pub writable: bool,
+    /// Bytes that a program without privileges can still write to the file system; `None` if it does not say.
+    pub free_bytes: Option<u64>,
+    /// Bytes of the database's files.
+    pub database_bytes: u64,
+    /// Memories of all accounts.
+    pub memories: u64,
+    /// Accounts.
+    pub accounts: u64,
+    /// Active keys of all accounts.
+    pub active_keys: u64,
+}
+
+/// What opening found.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The kind of file system that the directory is on.
+    pub file_system: FileSystem,
+    /// Writes that a crash had interrupted and that were finished or undone.
+    pub settled: u64,
+    /// Whether the directory was made just now.
+    pub created: bool,
+}
+
+impl Store {
+    /// Opens the store in `directory`, makes it if there is none, and settles what a crash left.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing in the directory was changed then, unless recovery itself failed.
+    pub fn open(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        let (directory, created) = DataDirectory::open(directory)?;
+        let db = directory.open_database(options.cache_bytes)?;
+        let damaged = |reason: String| OpenError::Damaged { path: directory.display(), reason };
+        let trees = Trees::open(&db).map_err(|error| damaged(error.to_string()))?;
+        directory::prove_durable(&db, &trees.meta, &directory)?;
+        let committer = Committer::start(db.clone()).map_err(|error| damaged(error.to_string()))?;
+        let inner = Inner {
+            committer,
+            trees,
+            db,
+            locks: AccountLocks::new(),
+            stats: stats::Cache::new(),
+            totals: Totals::default(),
+            in_flight: Mutex::default(),
+            waiting_writes: Semaphore::new(options.waiting_writes_max),
+            directory,
+        };
+        let settled = inner.recover().map_err(|source| OpenError::Recovery {
+            path: inner.directory.display(),
+            source,
+        })?;
+        let opened = Opened { file_system: inner.directory.file_system(), settled, created };
+        Ok((Self(Arc::new(inner)), opened))
+    }
+
+    /// Returns what `/health` tells.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let totals = &self.0.totals;
+        Health {
+            writable: !self.0.committer.is_poisoned(),
+            free_bytes: self.0.directory.free_bytes(),
+            database_bytes: self.0.db.size_on_disk().unwrap_or(0),
+            memories: totals.memories.load(Ordering::Relaxed),
+            accounts: totals.accounts.load(Ordering::Relaxed),
+            active_keys: totals.active_keys.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OutcomeUnknown`] if the disk failed, now or before.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.0.committer.flushed().await.map_err(|_| StoreError::OutcomeUnknown)
+    }
+
+    /// Stops writes as a failed disk does. For tests of what happens then.
+    #[doc(hidden)]
+    pub fn poison_for_test(&self) {
+        self.0.committer.poison(&"a test asked for it");
+    }
+}
+
+/// The right to write: taken before the first step of an operation, given back when it is durable.
+struct WriteTicket<'a> {
+    inner: &'a Inner,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl WriteTicket<'_> {
+    /// Waits until everything written so far is on the disk.
+    async fn commit(self) -> Result<(), StoreError> {
+        self.inner.committer.flushed().await.map_err(|_| StoreError::OutcomeUnknown)
+    }
+}
+
+/// Marks the steps after an operation's first write. Dropped on the way, by an error or a panic, it
+/// stops all writes: the next start settles the operation from its intent.
+struct Steps<'a> {
+    inner: &'a Inner,
+    complete: bool,
+}
+
+impl Steps<'_> {
+    fn complete(mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Steps<'_> {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.inner.committer.poison(&"a write was interrupted between two of its steps");
+        }
+    }
+}
+
+impl Inner {
+    /// Admits a write, or refuses it before anything is changed.
+    fn admit(&self) -> Result<WriteTicket<'_>, StoreError> {
+        if self.committer.is_poisoned() {
+            return Err(StoreError::Unavailable);
+        }
+        let permit = self.waiting_writes.try_acquire().map_err(|_| StoreError::Overloaded)?;
+        Ok(WriteTicket { inner: self, _permit: permit })
+    }
+
+    const fn steps(&self) -> Steps<'_> {
+        Steps { inner: self, complete: false }
+    }
+
+    /// Runs a step that meets others in a compare-and-swap: beside them first, alone if it lost too
+    /// many races.
+    async fn run_shared<T, E: std::error::Error>(
+        &self,
+        account: AccountKey,
+        mut step: impl FnMut() -> Result<T, SwapError<E>>,
+    ) -> Result<T, OpError<E>> {
+        let shared = self.locks.shared(account).await;
+        let outcome = step();
+        drop(shared);
+        if matches!(outcome, Err(SwapError::Contended)) {
+            return self.run_alone(account, step).await;
+        }
+        self.ended(outcome)
+    }
+
+    /// Runs a step while nobody else touches the account.
+    async fn run_alone<T, E: std::error::Error>(
+        &self,
+        account: AccountKey,
+        step: impl FnOnce() -> Result<T, SwapError<E>>,
+    ) -> Result<T, OpError<E>> {
+        let alone = self.locks.alone(account).await;
+        let outcome = step();
+        drop(alone);
+        self.ended(outcome)
+    }
+
+    fn ended<T, E: std::error::Error>(
+        &self,
+        outcome: Result<T, SwapError<E>>,
+    ) -> Result<T, OpError<E>> {
+        outcome.map_err(|error| match error {
+            SwapError::Refused(refusal) => OpError::Refused(refusal),
+            SwapError::Contended => OpError::Store(StoreError::Overloaded),
+            SwapError::Failed(error) if self.committer.is_poisoned() => {
+                log::error!("a write failed: {error}");
+                OpError::Store(StoreError::OutcomeUnknown)
+            }
+            SwapError::Failed(error) => OpError::Store(error),
+        })
+    }
+
+    /// Runs a [`swap::swap`]; a failed write stops all writes.
+    fn swap<T, E>(
+        &self,
+        tree: &sled::Tree,
+        key: &[u8],
+        step: impl FnMut(Option<&[u8]>) -> Result<(Option<Vec<u8>>, T), SwapError<E>>,
+    ) -> Result<T, SwapError<E>> {
+        let outcome = swap::swap(tree, key, step);
+        if let Err(SwapError::Failed(StoreError::Database(error @ sled::Error::Io(_)))) = &outcome {
+            self.committer.poison(error);
+        }
+        outcome
+    }
+}

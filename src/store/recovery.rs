@@ -1,0 +1,140 @@
+//! On open: settles what a crash left, and derives the counters over all accounts.
+//!
+//! The database's log comes back as a prefix of what was written, so each operation is done up to one
+//! of its steps. Its intent is its first step and goes with its last; what is found decides whether
+//! the rest is done or the beginning undone.
+
+use crate::domain::account::AccountKey;
+use crate::domain::usage::{Intent, IntentKind, Usage};
+
+use super::codec::{decode, encode};
+use super::pieces::{self, Owner};
+use super::schema::{AccountRecord, KeyIntent, memory_key, op_key, part};
+use super::{Inner, Ordering, StoreError};
+
+impl Inner {
+    /// Settles every intent. Returns how many writes had to be finished or undone.
+    pub(super) fn recover(&self) -> Result<u64, StoreError> {
+        let mut settled = self.recover_keys()?;
+        let mut memories = 0u64;
+        for entry in &self.trees.usage {
+            let (key, bytes) = entry?;
+            let account = AccountKey(part(&key, 0).ok_or_else(|| bad_key("usage"))?);
+            let mut usage: Usage = decode(&bytes)?;
+            if !usage.intents.is_empty() {
+                settled = settled.saturating_add(self.recover_memories(account, &mut usage)?);
+            }
+            memories = memories.saturating_add(usage.held);
+        }
+        let (mut accounts, mut active_accounts, mut active_keys) = (0u64, 0u64, 0u64);
+        for bytes in self.trees.users.iter().values() {
+            let record: AccountRecord = decode(&bytes?)?;
+            accounts = accounts.saturating_add(1);
+            active_accounts = active_accounts.saturating_add(u64::from(!record.active.is_empty()));
+            let keys = u64::try_from(record.active.len()).unwrap_or(u64::MAX);
+            active_keys = active_keys.saturating_add(keys);
+        }
+        self.totals.memories.store(memories, Ordering::Relaxed);
+        self.totals.accounts.store(accounts, Ordering::Relaxed);
+        self.totals.active_accounts.store(active_accounts, Ordering::Relaxed);
+        self.totals.active_keys.store(active_keys, Ordering::Relaxed);
+        self.db.flush()?;
+        Ok(settled)
+    }
+
+    /// Settles the writes of one account that were under way. Returns how many were not complete.
+    fn recover_memories(&self, account: AccountKey, usage: &mut Usage) -> Result<u64, StoreError> {
+        let mut settled = 0u64;
+        for intent in usage.intents.clone() {
+            let complete = self.recover_memory(account, usage, &intent)?;
+            usage.settle(|op| op == intent.op);
+            settled = settled.saturating_add(u64::from(!complete));
+        }
+        // Last: should the process die again before it, all of the above is done once more and ends the same.
+        self.trees.usage.insert(account.0, encode(usage)?)?;
+        Ok(settled)
+    }
+
+    /// Settles one write. Returns whether it was complete already.
+    fn recover_memory(
+        &self,
+        account: AccountKey,
+        usage: &mut Usage,
+        intent: &Intent,
+    ) -> Result<bool, StoreError> {
+        let revision = self.memory_revision(account, intent.memory)?;
+        let owner = Owner::memory(memory_key(account, intent.memory));
+        match &intent.kind {
+            IntentKind::Add { replay, .. } => {
+                if revision.is_some() {
+                    return Ok(true);
+                }
+                pieces::remove_others(&self.trees.pieces, owner, None)?;
+                if let Some(replay) = replay {
+                    self.remove_replay(account, *replay)?;
+                }
+                usage.undo(intent);
+                Ok(false)
+            }
+            IntentKind::Change { .. } => {
+                // The new head is there, or the old one is: either way the other's pieces go.
+                pieces::remove_others(&self.trees.pieces, owner, revision)?;
+                if revision == Some(intent.op) {
+                    return Ok(true);
+                }
+                self.trees.stats_journal.remove(op_key(account, intent.op))?;
+                usage.undo(intent);
+                Ok(false)
+            }
+            IntentKind::Delete => {
+                self.finish_delete(account, intent)?;
+                Ok(revision.is_none())
+            }
+        }
+    }
+
+    /// Settles sign-ups and keys that were being made or revoked.
+    fn recover_keys(&self) -> Result<u64, StoreError> {
+        let mut settled = 0u64;
+        for entry in &self.trees.key_intents {
+            let (key, bytes) = entry?;
+            let account = AccountKey(part(&key, 0).ok_or_else(|| bad_key("key_intents"))?);
+            self.recover_key(account, decode(&bytes)?)?;
+            self.trees.key_intents.remove(key)?;
+            settled = settled.saturating_add(1);
+        }
+        Ok(settled)
+    }
+
+    fn recover_key(&self, account: AccountKey, intent: KeyIntent) -> Result<(), StoreError> {
+        let record: Option<AccountRecord> =
+            self.trees.users.get(account.0)?.map(|bytes| decode(&bytes)).transpose()?;
+        let is_active =
+            |no| record.as_ref().is_some_and(|r| r.active.iter().any(|key| key.no == no));
+        match intent {
+            KeyIntent::SignUp { name, hash, id } => {
+                if record.is_none() {
+                    self.undo_sign_up(account, name.as_deref(), &hash, &id)?;
+                }
+            }
+            KeyIntent::Mint { no, hash, id } => {
+                if !is_active(no) {
+                    let mut usage = self.usage(account)?;
+                    usage.shares.retain(|share| share.key_no != no);
+                    self.trees.usage.insert(account.0, encode(&usage)?)?;
+                    self.remove_key(account, no, &hash, &id)?;
+                }
+            }
+            KeyIntent::Revoke { no, hash, at, by } => {
+                if !is_active(no) {
+                    self.retire_key(account, no, &hash, at, by)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad_key(tree: &str) -> StoreError {
+    StoreError::Corrupt(format!("a key of the tree {tree} does not start with an account"))
+}

@@ -1,0 +1,314 @@
+//! Aggregates behind `/stats`: derived, cheap to keep, cheap to ask for.
+//!
+//! What is on the disk is a snapshot: the counts of every memory up to one id. Adds cost nothing: their
+//! ids only grow, so what a snapshot lacks is a short scan from its last id on. Changes and deletes of
+//! memories that a snapshot counts are noted in a journal under the number of the write. A snapshot is
+//! taken anew after about a thousand writes. So asking costs the same for a hundred memories and for a
+//! million, after a crash too, and no counter is kept that a crash could leave wrong.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::AccountKey;
+use crate::domain::memory::MemoryId;
+
+use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
+use super::locks::lock;
+use super::memories::{Facets, memory_id};
+use super::pieces::{self, Owner};
+use super::schema::{MemoryHead, StatsHead, memory_key, op_key, part};
+use super::usage::never_refused;
+use super::{Inner, Store, StoreError};
+
+/// Writes between two snapshots, if the account has fewer names than that.
+const WRITES_MIN: u64 = 1_000;
+/// Most names that an answer lists of each kind.
+const NAMES_MAX: usize = 1_000;
+/// Accounts whose aggregates are kept in memory.
+const CACHED_ACCOUNTS: usize = 256;
+/// Names kept in memory over all those accounts, about 100 bytes each.
+const CACHED_NAMES_MAX: usize = 500_000;
+
+/// The aggregates of an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Memories held.
+    pub total: u64,
+    /// Those whose `success` is true.
+    pub successes: u64,
+    /// The first 1,000 categories in byte order, with how many memories have them.
+    pub categories: BTreeMap<String, u64>,
+    /// The first 1,000 types, likewise.
+    pub types: BTreeMap<String, u64>,
+    /// Whether there are more names.
+    pub truncated: bool,
+}
+
+/// All counts of an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Counts {
+    total: u64,
+    successes: u64,
+    categories: BTreeMap<String, u64>,
+    types: BTreeMap<String, u64>,
+}
+
+/// What one write changes in the counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Delta {
+    gone: Option<Item>,
+    come: Option<Item>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Item {
+    success: bool,
+    category: String,
+    kind: String,
+}
+
+impl Item {
+    fn of(facets: &Facets<'_>) -> Self {
+        Self {
+            success: facets.success,
+            category: facets.category.to_owned(),
+            kind: facets.kind.to_owned(),
+        }
+    }
+}
+
+impl Delta {
+    pub(super) fn added(facets: &Facets<'_>) -> Self {
+        Self { gone: None, come: Some(Item::of(facets)) }
+    }
+
+    pub(super) fn removed(facets: &Facets<'_>) -> Self {
+        Self { gone: Some(Item::of(facets)), come: None }
+    }
+
+    pub(super) fn changed(old: &Facets<'_>, new: &Facets<'_>) -> Self {
+        if old == new {
+            return Self::default();
+        }
+        Self { gone: Some(Item::of(old)), come: Some(Item::of(new)) }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.gone.is_none() && self.come.is_none()
+    }
+}
+
+impl Counts {
+    fn apply(&mut self, delta: &Delta) {
+        if let Some(item) = &delta.gone {
+            self.total = self.total.saturating_sub(1);
+            self.successes = self.successes.saturating_sub(u64::from(item.success));
+            decrement(&mut self.categories, &item.category);
+            decrement(&mut self.types, &item.kind);
+        }
+        if let Some(item) = &delta.come {
+            self.count(&Facets {
+                success: item.success,
+                category: &item.category,
+                kind: &item.kind,
+            });
+        }
+    }
+
+    fn count(&mut self, facets: &Facets<'_>) {
+        self.total = self.total.saturating_add(1);
+        self.successes = self.successes.saturating_add(u64::from(facets.success));
+        increment(&mut self.categories, facets.category);
+        increment(&mut self.types, facets.kind);
+    }
+
+    fn names(&self) -> usize {
+        self.categories.len().saturating_add(self.types.len())
+    }
+
+    fn listed(&self) -> Stats {
+        let first = |names: &BTreeMap<String, u64>| {
+            names.iter().take(NAMES_MAX).map(|(name, n)| (name.clone(), *n)).collect()
+        };
+        Stats {
+            total: self.total,
+            successes: self.successes,
+            categories: first(&self.categories),
+            types: first(&self.types),
+            truncated: self.categories.len() > NAMES_MAX || self.types.len() > NAMES_MAX,
+        }
+    }
+}
+
+fn increment(names: &mut BTreeMap<String, u64>, name: &str) {
+    match names.get_mut(name) {
+        Some(count) => *count = count.saturating_add(1),
+        None => drop(names.insert(name.to_owned(), 1)),
+    }
+}
+
+fn decrement(names: &mut BTreeMap<String, u64>, name: &str) {
+    if let Some(count) = names.get_mut(name) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            names.remove(name);
+        }
+    }
+}
+
+/// An account's counts in memory, and how far a snapshot of them reaches.
+#[derive(Debug)]
+struct Cached {
+    counts: Counts,
+    /// The last memory of the snapshot on the disk.
+    through: MemoryId,
+}
+
+/// The aggregates of accounts that were asked for lately.
+#[derive(Debug)]
+pub(super) struct Cache {
+    accounts: Mutex<LruCache<AccountKey, Cached>>,
+}
+
+impl Cache {
+    pub fn new() -> Self {
+        let size = NonZeroUsize::new(CACHED_ACCOUNTS).unwrap_or(NonZeroUsize::MIN);
+        Self { accounts: Mutex::new(LruCache::new(size)) }
+    }
+
+    /// Keeps the counts of an account up with a write, if they are in memory.
+    pub fn apply(&self, account: AccountKey, _id: MemoryId, delta: &Delta) {
+        if let Some(cached) = lock(&self.accounts).peek_mut(&account) {
+            cached.counts.apply(delta);
+        }
+    }
+
+    fn listed(&self, account: AccountKey) -> Option<Stats> {
+        lock(&self.accounts).get(&account).map(|cached| cached.counts.listed())
+    }
+
+    fn put(&self, account: AccountKey, cached: Cached) {
+        let mut accounts = lock(&self.accounts);
+        accounts.put(account, cached);
+        let mut names: usize = accounts.iter().map(|(_, c)| c.counts.names()).sum();
+        while names > CACHED_NAMES_MAX && accounts.len() > 1 {
+            let Some((_, oldest)) = accounts.pop_lru() else { break };
+            names = names.saturating_sub(oldest.counts.names());
+        }
+    }
+}
+
+impl Store {
+    /// Returns an account's aggregates.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub async fn stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
+        if let Some(stats) = self.0.stats.listed(account) {
+            return Ok(stats);
+        }
+        let alone = self.0.locks.alone(account).await;
+        let store = self.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let cached = store.0.derive_stats(account)?;
+            let stats = cached.counts.listed();
+            store.0.stats.put(account, cached);
+            drop(alone);
+            Ok(stats)
+        });
+        task.await.map_err(|_| StoreError::Corrupt("counting was interrupted".to_owned()))?
+    }
+
+    /// Takes a snapshot of an account's aggregates, beside whatever else goes on.
+    pub(super) fn save_stats_later(&self, account: AccountKey) {
+        let store = self.clone();
+        drop(tokio::spawn(async move {
+            let alone = store.0.locks.alone(account).await;
+            let task = tokio::task::spawn_blocking(move || {
+                let saved = store.0.save_stats(account);
+                drop(alone);
+                saved
+            });
+            if let Ok(Err(error)) = task.await {
+                log::warn!("the aggregates of an account could not be saved: {error}");
+            }
+        }));
+    }
+}
+
+impl Inner {
+    /// Returns the last memory that the saved aggregates count.
+    pub(super) fn stats_through(&self, account: AccountKey) -> Result<MemoryId, StoreError> {
+        if let Some(cached) = lock(&self.stats.accounts).peek(&account) {
+            return Ok(cached.through);
+        }
+        Ok(self.stats_head(account)?.map_or(MemoryId::default(), |head| head.through))
+    }
+
+    fn stats_head(&self, account: AccountKey) -> Result<Option<StatsHead>, StoreError> {
+        self.trees.stats.get(account.0)?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    /// Derives an account's counts: snapshot, journal, and the memories since. The caller holds the
+    /// account alone.
+    fn derive_stats(&self, account: AccountKey) -> Result<Cached, StoreError> {
+        let (mut counts, mut through, mut op) = (Counts::default(), MemoryId::default(), 0);
+        if let Some(head) = self.stats_head(account)? {
+            let owner = Owner::stats(account.0);
+            let saved = pieces::read(&self.trees.pieces, owner, head.op, head.pieces)?
+                .ok_or_else(|| StoreError::Corrupt("saved aggregates are not whole".to_owned()))?;
+            (counts, through, op) = (decode_long(&saved)?, head.through, head.op);
+        }
+        let since = op_key(account, op.saturating_add(1));
+        for delta in self.trees.stats_journal.range(since..=op_key(account, u64::MAX)).values() {
+            counts.apply(&decode::<Delta>(&delta?)?);
+        }
+        let last = memory_key(account, MemoryId::from_bytes([0xFF; 16]));
+        for entry in self.trees.memories.range(memory_key(account, through)..last) {
+            let (key, bytes) = entry?;
+            if memory_id(&key)? > through {
+                counts.count(&decode_borrowed::<MemoryHead<'_>>(&bytes)?.facets());
+            }
+        }
+        Ok(Cached { counts, through })
+    }
+
+    /// Takes a snapshot, if one is due. The caller holds the account alone, so no write is under way.
+    fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
+        let usage = self.usage(account)?;
+        if usage.next_op < usage.stats_due || self.committer.is_poisoned() {
+            return Ok(());
+        }
+        let op = usage.next_op.saturating_sub(1);
+        let mut cached = self.derive_stats(account)?;
+        let owner = Owner::stats(account.0);
+        let pieces = pieces::write(&self.trees.pieces, owner, op, &encode_long(&cached.counts)?)?;
+        cached.through = usage.newest;
+        let head = StatsHead { through: cached.through, op, pieces };
+        self.trees.stats.insert(account.0, encode(&head)?)?;
+        pieces::remove_others(&self.trees.pieces, owner, Some(op))?;
+        for key in self.trees.stats_journal.scan_prefix(account.0).keys() {
+            let key = key?;
+            if part::<8>(&key, 16).is_some_and(|number| u64::from_be_bytes(number) <= op) {
+                self.trees.stats_journal.remove(key)?;
+            }
+        }
+        let names = u64::try_from(cached.counts.names()).unwrap_or(u64::MAX);
+        let due = usage.next_op.saturating_add(names.max(WRITES_MIN));
+        if lock(&self.stats.accounts).contains(&account) {
+            self.stats.put(account, cached);
+        }
+        let swapped = self.swap_usage::<_, std::convert::Infallible>(account, |usage| {
+            usage.stats_due = due;
+            Ok(())
+        });
+        self.ended(swapped).map_err(never_refused)?;
+        self.committer.mark_dirty();
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! The usage record: read, debited, changed by compare-and-swap only.
+
+use std::time::Duration;
+
+use crate::domain::account::AccountKey;
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Balance, KeyNo, Refusal, Usage};
+
+use super::codec::{decode, encode};
+use super::swap::SwapError;
+use super::{Inner, OpError, Store, StoreError};
+
+/// Longest wait for a place among an account's writes under way.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// How often a waiting write looks again.
+const BUSY_TICK: Duration = Duration::from_millis(5);
+
+/// What a metered read has cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debited {
+    /// Credits debited: the price, or 0 while the disk fails.
+    pub cost: u64,
+    /// The numbers after it.
+    pub balance: Balance,
+}
+
+impl Store {
+    /// Returns an account's usage as of `now`: a new cycle is shown although nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be read, [`StoreError::Corrupt`] if there is none.
+    pub fn usage(&self, account: AccountKey, now: Timestamp) -> Result<Usage, StoreError> {
+        let mut usage = self.0.usage(account)?;
+        usage.roll_over(now);
+        Ok(usage)
+    }
+
+    /// Debits a read. Durable within 500 ms; while the disk fails nothing is debited.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::OutOfCredits`] or [`Refusal::KeyRevoked`]; nothing was debited then.
+    pub async fn debit(
+        &self,
+        account: AccountKey,
+        key_no: KeyNo,
+        cost: u64,
+        now: Timestamp,
+    ) -> Result<Debited, OpError<Refusal>> {
+        if !self.0.committer.is_poisoned() {
+            let step =
+                || self.0.swap_usage(account, |usage| Ok(usage.debit(key_no, cost, now)?));
+            match self.0.run_shared(account, step).await {
+                Ok(balance) => {
+                    self.0.committer.mark_dirty();
+                    return Ok(Debited { cost, balance });
+                }
+                Err(OpError::Store(_)) if self.0.committer.is_poisoned() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.read_uncharged(account, key_no, cost, now)
+    }
+
+    /// Answers for an account with credits left while nothing can be debited.
+    fn read_uncharged(
+        &self,
+        account: AccountKey,
+        key_no: KeyNo,
+        cost: u64,
+        now: Timestamp,
+    ) -> Result<Debited, OpError<Refusal>> {
+        let balance = self.usage(account, now)?.balance_of(key_no).map_err(OpError::Refused)?;
+        if balance.credits_remaining < cost {
+            return Err(OpError::Refused(Refusal::OutOfCredits(balance)));
+        }
+        Ok(Debited { cost: 0, balance })
+    }
+
+    /// Changes an account's plan. Returns the plan before and the usage after.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] only; the rules refuse no plan.
+    pub async fn change_plan(
+        &self,
+        account: AccountKey,
+        plan: Plan,
+        now: Timestamp,
+    ) -> Result<(Plan, Usage), StoreError> {
+        let ticket = self.0.admit()?;
+        let changed = self
+            .0
+            .run_alone(account, || {
+                self.0.swap_usage::<_, Refusal>(account, |usage| {
+                    Ok((usage.change_plan(plan, now), usage.clone()))
+                })
+            })
+            .await
+            .map_err(never_refused)?;
+        ticket.commit().await?;
+        Ok(changed)
+    }
+}
+
+impl Inner {
+    pub(super) fn usage(&self, account: AccountKey) -> Result<Usage, StoreError> {
+        let bytes = self.trees.usage.get(account.0)?;
+        decode(&bytes.ok_or_else(|| no_usage(account))?)
+    }
+
+    /// Changes an account's usage in one swap, and drops the intents of writes that are complete.
+    pub(super) fn swap_usage<T, E>(
+        &self,
+        account: AccountKey,
+        mut step: impl FnMut(&mut Usage) -> Result<T, E>,
+    ) -> Result<T, SwapError<E>> {
+        let mut settled = Vec::new();
+        let mut cycle = None;
+        let result = self.swap(&self.trees.usage, &account.0, |current| {
+            let mut usage: Usage = decode(current.ok_or_else(|| no_usage(account))?)?;
+            settled.clear();
+            settled.extend(
+                usage.intents.iter().map(|i| i.op).filter(|op| self.locks.is_done(account, *op)),
+            );
+            usage.settle(|op| settled.contains(&op));
+            let before = usage.cycle;
+            let result = step(&mut usage).map_err(SwapError::Refused)?;
+            cycle = (usage.cycle != before).then_some(usage.cycle);
+            Ok((Some(encode(&usage)?), result))
+        })?;
+        self.locks.forget(account, &settled);
+        if let Some(cycle) = cycle {
+            log::info!("billing cycle {cycle} began for {}", account.anonymous_id());
+        }
+        Ok(result)
+    }
+
+    /// Runs a step that begins a write; waits while too many of the account are under way.
+    pub(super) async fn run_write<T>(
+        &self,
+        account: AccountKey,
+        mut step: impl FnMut() -> Result<T, SwapError<Refusal>>,
+    ) -> Result<T, OpError<Refusal>> {
+        let until = tokio::time::Instant::now() + BUSY_WAIT;
+        loop {
+            match self.run_shared(account, &mut step).await {
+                Err(OpError::Refused(Refusal::Busy)) => {}
+                outcome => return outcome,
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(OpError::Store(StoreError::Overloaded));
+            }
+            tokio::time::sleep(BUSY_TICK).await;
+        }
+    }
+}
+
+/// Turns the end of an operation that the rules cannot refuse into a fault.
+pub(super) fn never_refused<E: std::error::Error>(error: OpError<E>) -> StoreError {
+    match error {
+        OpError::Store(error) => error,
+        OpError::Refused(refusal) => StoreError::Corrupt(refusal.to_string()),
+    }
+}
+
+fn no_usage(account: AccountKey) -> StoreError {
+    StoreError::Corrupt(format!("{} has no usage record", account.anonymous_id()))
+}
