@@ -1,3 +1,5 @@
 //! MemoryOS.
+pub mod app;
+pub mod clock;
 pub mod domain;
 pub mod store;

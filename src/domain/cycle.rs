@@ -63,7 +63,9 @@ fn months_between(anchor: Timestamp, now: Timestamp) -> u32 {
     use chrono::Datelike;
     let (a, n) = (anchor.to_datetime(), now.to_datetime());
     let months = |d: &chrono::DateTime<chrono::Utc>| {
-        i64::from(d.year()).saturating_mul(12).saturating_add(i64::from(d.month0()))
+        i64::from(d.year())
+            .saturating_mul(12)
+            .saturating_add(i64::from(d.month0()))
     };
     u32::try_from(months(&n).saturating_sub(months(&a)).max(0)).unwrap_or(u32::MAX)
 }
@@ -79,16 +81,32 @@ mod tests {
     #[test]
     fn boundaries_are_clamped_to_the_month_and_counted_from_the_anchor() {
         let anchor = at("2025-01-31T12:00:00Z");
-        let days: Vec<_> =
-            (0..5).map(|n| boundary(anchor, n).to_string()[..10].to_owned()).collect();
-        assert_eq!(days, ["2025-01-31", "2025-02-28", "2025-03-31", "2025-04-30", "2025-05-31"]);
-        assert_eq!(boundary(at("2024-01-31T00:00:00Z"), 1), at("2024-02-29T00:00:00Z"));
+        let days: Vec<_> = (0..5)
+            .map(|n| boundary(anchor, n).to_string()[..10].to_owned())
+            .collect();
+        assert_eq!(
+            days,
+            [
+                "2025-01-31",
+                "2025-02-28",
+                "2025-03-31",
+                "2025-04-30",
+                "2025-05-31"
+            ]
+        );
+        assert_eq!(
+            boundary(at("2024-01-31T00:00:00Z"), 1),
+            at("2024-02-29T00:00:00Z")
+        );
     }
 
     #[test]
     fn a_boundary_belongs_to_the_cycle_it_starts() {
         let anchor = at("2025-01-31T12:00:00Z");
-        let last = billing_cycle(anchor, Timestamp::from_micros(boundary(anchor, 1).micros() - 1));
+        let last = billing_cycle(
+            anchor,
+            Timestamp::from_micros(boundary(anchor, 1).micros() - 1),
+        );
         assert_eq!((last.index, last.end), (0, at("2025-02-28T12:00:00Z")));
         let first = billing_cycle(anchor, boundary(anchor, 1));
         assert_eq!((first.index, first.start), (1, at("2025-02-28T12:00:00Z")));
@@ -111,7 +129,9 @@ mod tests {
             now = now.plus_seconds(9 * 3_600);
             let cycle = billing_cycle(anchor, now);
             assert!(cycle.start <= now && now < cycle.end);
-            assert!(cycle == before || (cycle.start == before.end && cycle.index == before.index + 1));
+            assert!(
+                cycle == before || (cycle.start == before.end && cycle.index == before.index + 1)
+            );
             before = cycle;
         }
     }

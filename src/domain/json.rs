@@ -43,7 +43,11 @@ impl Object {
     /// The first [`JsonError`] that applies.
     pub fn parse(bytes: &[u8]) -> Result<Self, JsonError> {
         let members: Members = serde_json::from_slice(bytes).map_err(|error| {
-            if error.is_data() { JsonError::NotAnObject } else { JsonError::Syntax(error.to_string()) }
+            if error.is_data() {
+                JsonError::NotAnObject
+            } else {
+                JsonError::Syntax(error.to_string())
+            }
         })?;
         check_names(&members)?;
         for (_, value) in &members.0 {
@@ -144,15 +148,22 @@ fn check_value(value: &RawValue, levels: usize) -> Result<(), JsonError> {
             let levels = levels.checked_sub(1).ok_or(JsonError::TooDeep)?;
             let members: Members = serde_json::from_str(text).map_err(syntax)?;
             check_names(&members)?;
-            members.0.iter().try_for_each(|(_, inner)| check_value(inner, levels))
+            members
+                .0
+                .iter()
+                .try_for_each(|(_, inner)| check_value(inner, levels))
         }
         Some(b'[') => {
             let levels = levels.checked_sub(1).ok_or(JsonError::TooDeep)?;
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(syntax)?;
-            items.into_iter().try_for_each(|inner| check_value(inner, levels))
+            items
+                .into_iter()
+                .try_for_each(|inner| check_value(inner, levels))
         }
         // Decoding finds escapes that stand for no character, such as half a surrogate pair.
-        Some(b'"') => serde_json::from_str::<String>(text).map(drop).map_err(syntax),
+        Some(b'"') => serde_json::from_str::<String>(text)
+            .map(drop)
+            .map_err(syntax),
         Some(b'-' | b'0'..=b'9') => check_number(text),
         _ => Ok(()),
     }
@@ -163,7 +174,9 @@ fn check_number(text: &str) -> Result<(), JsonError> {
     if text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() {
         return Ok(());
     }
-    let Ok(double) = text.parse::<f64>() else { return refused() };
+    let Ok(double) = text.parse::<f64>() else {
+        return refused();
+    };
     if !double.is_finite() {
         return refused();
     }
@@ -180,7 +193,11 @@ fn check_number(text: &str) -> Result<(), JsonError> {
 
 /// Cuts a long number for an error message.
 fn shortened(text: &str) -> String {
-    if text.len() <= 40 { text.to_owned() } else { format!("{}…", text.get(..40).unwrap_or("")) }
+    if text.len() <= 40 {
+        text.to_owned()
+    } else {
+        format!("{}…", text.get(..40).unwrap_or(""))
+    }
 }
 
 #[cfg(test)]
@@ -212,12 +229,28 @@ mod tests {
         assert_eq!(parse(r#"{"a":1,"a":2}"#).map(drop), twice("a"));
         assert_eq!(parse(r#"{"a":1,"\u0061":2}"#).map(drop), twice("a"));
         assert_eq!(parse(r#"{"x":[{"b":1,"b":1}]}"#).map(drop), twice("b"));
-        for number in ["1e400", "-1e400", "1e-400", "123456789012345678901", "18446744073709551617"] {
+        for number in [
+            "1e400",
+            "-1e400",
+            "1e-400",
+            "123456789012345678901",
+            "18446744073709551617",
+        ] {
             let error = parse(&format!(r#"{{"n":{number}}}"#)).map(drop);
             assert_eq!(error, Err(JsonError::Number(number.to_owned())));
         }
-        for number in ["18446744073709551616", "0.1", "-9223372036854775808", "0e5", "1e308"] {
-            assert_eq!(parse(&format!(r#"{{"n":{number}}}"#)).map(drop), Ok(()), "{number}");
+        for number in [
+            "18446744073709551616",
+            "0.1",
+            "-9223372036854775808",
+            "0e5",
+            "1e308",
+        ] {
+            assert_eq!(
+                parse(&format!(r#"{{"n":{number}}}"#)).map(drop),
+                Ok(()),
+                "{number}"
+            );
         }
     }
 
@@ -234,9 +267,19 @@ mod tests {
         for text in ["[]", "1", "null", "\"x\""] {
             assert_eq!(parse(text).map(drop), Err(JsonError::NotAnObject), "{text}");
         }
-        for text in ["", "{", "{\"a\":}", "{} x", "{\"a\":\"\\ud800\"}", "{'a':1}"] {
+        for text in [
+            "",
+            "{",
+            "{\"a\":}",
+            "{} x",
+            "{\"a\":\"\\ud800\"}",
+            "{'a':1}",
+        ] {
             assert!(matches!(parse(text), Err(JsonError::Syntax(_))), "{text}");
         }
-        assert!(matches!(Object::parse(b"{\"a\":\"\xff\"}"), Err(JsonError::Syntax(_))));
+        assert!(matches!(
+            Object::parse(b"{\"a\":\"\xff\"}"),
+            Err(JsonError::Syntax(_))
+        ));
     }
 }

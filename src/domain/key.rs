@@ -60,7 +60,10 @@ impl Secret {
         let chars: Vec<char> = self.0.chars().collect();
         let (head, tail) = if chars.len() < 24 { (2, 2) } else { (8, 4) };
         let first: String = chars.iter().take(head).collect();
-        let last: String = chars.iter().skip(chars.len().saturating_sub(tail)).collect();
+        let last: String = chars
+            .iter()
+            .skip(chars.len().saturating_sub(tail))
+            .collect();
         format!("{first}...{last}")
     }
 
@@ -141,8 +144,15 @@ fn random_base62(chars: usize) -> Result<String, NoEntropy> {
     let mut bytes = [0u8; 64];
     while text.len() < chars {
         SysRng.try_fill_bytes(&mut bytes).map_err(|_| NoEntropy)?;
-        let drawn = bytes.iter().filter(|b| **b < 248).filter_map(|b| ALPHABET.get(usize::from(b % 62)));
-        text.extend(drawn.take(chars.saturating_sub(text.len())).map(|b| char::from(*b)));
+        let drawn = bytes
+            .iter()
+            .filter(|b| **b < 248)
+            .filter_map(|b| ALPHABET.get(usize::from(b % 62)));
+        text.extend(
+            drawn
+                .take(chars.saturating_sub(text.len()))
+                .map(|b| char::from(*b)),
+        );
     }
     Ok(text)
 }
@@ -163,13 +173,19 @@ mod tests {
         }
         // 64,000 draws over 62 characters: mean 1,032, deviation 32. Eight deviations never happen by chance.
         assert_eq!(counts.len(), 62);
-        assert!(counts.values().all(|n| (776..=1_288).contains(n)), "{counts:?}");
+        assert!(
+            counts.values().all(|n| (776..=1_288).contains(n)),
+            "{counts:?}"
+        );
     }
 
     #[test]
     fn a_secret_cannot_be_printed() {
         let key = Secret::new("abcd1234EFGHIJKLMNOPQRSTUVWX3456");
-        assert_eq!(format!("{key:?} {:?}", key.hash()), "Secret(hidden) KeyHash(hidden)");
+        assert_eq!(
+            format!("{key:?} {:?}", key.hash()),
+            "Secret(hidden) KeyHash(hidden)"
+        );
         assert_eq!(key.masked(), "abcd1234...3456");
         assert_eq!(Secret::new("javlin-key-1").masked(), "ja...-1");
     }

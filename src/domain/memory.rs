@@ -29,8 +29,9 @@ const SERVER_SET: [&str; 4] = ["id", "timestamp", "updated_at", "key_id"];
 ///
 /// 128 bits: milliseconds since the Unix epoch (48), then bits that keep ids of one millisecond apart
 /// and in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[derive(Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct MemoryId(u128);
 
 impl MemoryId {
@@ -46,7 +47,11 @@ impl MemoryId {
     /// So the order of ids is the order of adds, whatever the clock does.
     #[must_use]
     pub const fn after(self, newest: Self) -> Self {
-        if self.0 > newest.0 { self } else { Self(newest.0.saturating_add(1)) }
+        if self.0 > newest.0 {
+            self
+        } else {
+            Self(newest.0.saturating_add(1))
+        }
     }
 
     /// Returns the 16 bytes that sort as the id does.
@@ -64,7 +69,9 @@ impl MemoryId {
     /// Returns the id that `mem_…` stands for; `None` if the text is no such id.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let id = Self(u128::from(Ulid::from_string(text.strip_prefix("mem_")?).ok()?));
+        let id = Self(u128::from(
+            Ulid::from_string(text.strip_prefix("mem_")?).ok()?,
+        ));
         (id.to_string() == text).then_some(id)
     }
 }
@@ -149,7 +156,10 @@ impl NewMemory {
             object.take(name);
         }
         if object.take("api_key").is_some() {
-            return Err(field("api_key", "is not allowed: send the key in the X-API-KEY header"));
+            return Err(field(
+                "api_key",
+                "is not allowed: send the key in the X-API-KEY header",
+            ));
         }
         let mut required = Vec::with_capacity(REQUIRED.len());
         for name in REQUIRED {
@@ -219,8 +229,15 @@ impl NewMemory {
                 entry.set(&name, value);
                 continue;
             }
-            if let Some(known) = REQUIRED.iter().chain(&OPTIONAL).find(|known| **known == name) {
-                return Err(field(known, "cannot be removed: give a value or leave it out"));
+            if let Some(known) = REQUIRED
+                .iter()
+                .chain(&OPTIONAL)
+                .find(|known| **known == name)
+            {
+                return Err(field(
+                    known,
+                    "cannot be removed: give a value or leave it out",
+                ));
             }
             entry.take(&name);
         }
@@ -232,7 +249,12 @@ impl NewMemory {
     pub fn entry_json(&self, stamp: &Stamp<'_>) -> String {
         let room = 512_usize
             .saturating_add(self.input.len().saturating_add(self.output.len()))
-            .saturating_add(self.extras.iter().map(|(n, v)| n.len() + v.get().len() + 8).sum());
+            .saturating_add(
+                self.extras
+                    .iter()
+                    .map(|(n, v)| n.len() + v.get().len() + 8)
+                    .sum(),
+            );
         let mut out = ObjectWriter::new(room);
         out.value("id", &stamp.id.to_string());
         out.value("topic", &self.topic);
@@ -269,7 +291,10 @@ impl ObjectWriter {
 
     fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         // Strings, numbers, booleans and lists of strings always have a JSON form.
-        self.raw(name, &serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()));
+        self.raw(
+            name,
+            &serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()),
+        );
     }
 
     fn raw(&mut self, name: &str, value: &str) {
@@ -294,7 +319,9 @@ fn trimmed(
     long: MemoryError,
     nul: MemoryError,
 ) -> Result<String, MemoryError> {
-    let Some(text) = json::string(value) else { return Err(empty) };
+    let Some(text) = json::string(value) else {
+        return Err(empty);
+    };
     let text = text.trim();
     if text.is_empty() {
         return Err(empty);
@@ -309,7 +336,9 @@ fn trimmed(
 }
 
 fn text(value: &RawValue, wrong: MemoryError) -> Result<String, MemoryError> {
-    json::string(value).filter(|text| !text.contains('\0')).ok_or(wrong)
+    json::string(value)
+        .filter(|text| !text.contains('\0'))
+        .ok_or(wrong)
 }
 
 fn boolean(value: &RawValue) -> Option<bool> {
@@ -317,11 +346,15 @@ fn boolean(value: &RawValue) -> Option<bool> {
 }
 
 fn integer(value: Option<Box<RawValue>>, default: i64) -> Option<i64> {
-    value.map_or(Some(default), |value| serde_json::from_str(value.get()).ok())
+    value.map_or(Some(default), |value| {
+        serde_json::from_str(value.get()).ok()
+    })
 }
 
 fn tags(value: Option<Box<RawValue>>) -> Result<Vec<String>, MemoryError> {
-    let Some(value) = value else { return Ok(Vec::new()) };
+    let Some(value) = value else {
+        return Ok(Vec::new());
+    };
     let tags: Vec<String> = serde_json::from_str(value.get())
         .map_err(|_| field("tags", "must be a list of strings"))?;
     if tags.len() > TAGS_MAX {
@@ -385,7 +418,10 @@ mod tests {
         for name in REQUIRED {
             let mut object = object(MINIMAL);
             object.take(name);
-            assert_eq!(NewMemory::parse(object).map(drop), Err(MemoryError::Missing(name)));
+            assert_eq!(
+                NewMemory::parse(object).map(drop),
+                Err(MemoryError::Missing(name))
+            );
         }
         let nothing = NewMemory::parse(object("{}")).unwrap_err();
         assert_eq!(nothing.to_string(), "Missing required field: topic");
@@ -400,8 +436,16 @@ mod tests {
             ("type", long(128), long(129)),
             ("category", long(128), long(129)),
             ("tags", list(64), list(65)),
-            ("tags", format!("[{}]", long(128)), format!("[{}]", long(129))),
-            ("score", i64::MIN.to_string(), "9223372036854775808".to_owned()),
+            (
+                "tags",
+                format!("[{}]", long(128)),
+                format!("[{}]", long(129)),
+            ),
+            (
+                "score",
+                i64::MIN.to_string(),
+                "9223372036854775808".to_owned(),
+            ),
             ("maxScore", i64::MAX.to_string(), "1.0".to_owned()),
             ("success", "false".to_owned(), "null".to_owned()),
             ("reviewed", "null".to_owned(), "1".to_owned()),
@@ -411,11 +455,20 @@ mod tests {
         ] {
             assert_eq!(with(name, &good).map(drop), Ok(()), "{name}");
             if !bad.is_empty() {
-                assert!(matches!(with(name, &bad), Err(MemoryError::Field { field, .. }) if field == name), "{name}");
+                assert!(
+                    matches!(with(name, &bad), Err(MemoryError::Field { field, .. }) if field == name),
+                    "{name}"
+                );
             }
         }
         let key = with("api_key", "\"x\"").unwrap_err();
-        assert!(matches!(key, MemoryError::Field { field: "api_key", .. }));
+        assert!(matches!(
+            key,
+            MemoryError::Field {
+                field: "api_key",
+                ..
+            }
+        ));
     }
 
     #[test]
@@ -424,10 +477,16 @@ mod tests {
         let change = |text: &str| NewMemory::changed(object(&entry), object(text));
         let changed = change(r#"{"topic":"New","x":null,"y":[2],"id":"no"}"#).unwrap();
         let json = changed.entry_json(&stamp());
-        assert!(json.contains(r#""topic":"New""#) && json.contains(r#""y":[2]"#), "{json}");
+        assert!(
+            json.contains(r#""topic":"New""#) && json.contains(r#""y":[2]"#),
+            "{json}"
+        );
         assert!(!json.contains(r#""x""#), "{json}");
         assert_eq!(change("{}").map(drop), Err(MemoryError::NothingToChange));
-        assert_eq!(change(r#"{"id":"x"}"#).map(drop), Err(MemoryError::NothingToChange));
+        assert_eq!(
+            change(r#"{"id":"x"}"#).map(drop),
+            Err(MemoryError::NothingToChange)
+        );
         for known in ["topic", "tags", "score"] {
             let error = change(&format!(r#"{{"{known}":null}}"#)).unwrap_err();
             assert!(matches!(error, MemoryError::Field { field, .. } if field == known));

@@ -7,8 +7,19 @@ use std::{fmt, str::FromStr};
 ///
 /// Ordered from the least to the most. The order of the variants is stored on the disk: add new ones
 /// at the end and give them an order of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[derive(utoipa::ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 pub enum Plan {
     /// For trying the service out.
     Free,
@@ -32,11 +43,21 @@ impl Plan {
 
     const fn terms(self) -> Terms {
         match self {
-            Self::Free => Terms { name: "Free", credits_per_cycle: 100, memories_max: 100 },
-            Self::Pro => Terms { name: "Pro", credits_per_cycle: 10_000, memories_max: 2_000 },
-            Self::Premium => {
-                Terms { name: "Premium", credits_per_cycle: 100_000, memories_max: 1_000_000 }
-            }
+            Self::Free => Terms {
+                name: "Free",
+                credits_per_cycle: 100,
+                memories_max: 100,
+            },
+            Self::Pro => Terms {
+                name: "Pro",
+                credits_per_cycle: 10_000,
+                memories_max: 2_000,
+            },
+            Self::Premium => Terms {
+                name: "Premium",
+                credits_per_cycle: 100_000,
+                memories_max: 1_000_000,
+            },
         }
     }
 
@@ -115,11 +136,17 @@ mod tests {
 
     #[test]
     fn plans_are_what_the_contract_sells() {
-        let table: Vec<_> =
-            Plan::ALL.iter().map(|p| (p.name(), p.credits_per_cycle(), p.memories_max())).collect();
+        let table: Vec<_> = Plan::ALL
+            .iter()
+            .map(|p| (p.name(), p.credits_per_cycle(), p.memories_max()))
+            .collect();
         assert_eq!(
             table,
-            [("Free", 100, 100), ("Pro", 10_000, 2_000), ("Premium", 100_000, 1_000_000)]
+            [
+                ("Free", 100, 100),
+                ("Pro", 10_000, 2_000),
+                ("Premium", 100_000, 1_000_000)
+            ]
         );
         assert!(Plan::Free < Plan::Pro && Plan::Pro < Plan::Premium);
     }

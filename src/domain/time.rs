@@ -37,7 +37,10 @@ impl Timestamp {
     /// Returns the instant `seconds` later (earlier if negative), clamped to what the type can hold.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {
-        Self(self.0.saturating_add(seconds.saturating_mul(MICROS_PER_SECOND)))
+        Self(
+            self.0
+                .saturating_add(seconds.saturating_mul(MICROS_PER_SECOND)),
+        )
     }
 
     /// Returns the whole seconds from `self` until `later`, rounded up; 0 if `later` has passed.
@@ -51,7 +54,9 @@ impl Timestamp {
     #[must_use]
     pub fn days_until(self, later: Self) -> u64 {
         let micros = u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0);
-        micros.checked_div(86_400 * MICROS_PER_SECOND.unsigned_abs()).unwrap_or(0)
+        micros
+            .checked_div(86_400 * MICROS_PER_SECOND.unsigned_abs())
+            .unwrap_or(0)
     }
 
     /// Returns the same instant as chrono knows it; an instant out of chrono's range becomes its nearest bound.
@@ -68,7 +73,9 @@ impl Timestamp {
     /// `None` if it is not RFC 3339.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|at| Self(at.timestamp_micros()))
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|at| Self(at.timestamp_micros()))
     }
 }
 
@@ -80,7 +87,11 @@ impl From<DateTime<Utc>> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_datetime().to_rfc3339_opts(SecondsFormat::Micros, false))
+        f.write_str(
+            &self
+                .to_datetime()
+                .to_rfc3339_opts(SecondsFormat::Micros, false),
+        )
     }
 }
 
@@ -115,7 +126,10 @@ mod tests {
         assert_eq!(at.to_string(), "2025-01-20T15:30:00.000000+00:00");
         let shifted = Timestamp::parse_rfc3339("2025-01-20T17:30:00.1234567+02:00").unwrap();
         assert_eq!(shifted.to_string(), "2025-01-20T15:30:00.123456+00:00");
-        assert_eq!(Timestamp::parse_rfc3339(&shifted.to_string()), Some(shifted));
+        assert_eq!(
+            Timestamp::parse_rfc3339(&shifted.to_string()),
+            Some(shifted)
+        );
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
     }
 

@@ -76,7 +76,14 @@ impl Share {
     /// Returns the share of a key that has done nothing yet.
     #[must_use]
     pub const fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
-        Self { key_no, cap, used: 0, used_ever: 0, held: 0, last_activity: None }
+        Self {
+            key_no,
+            cap,
+            used: 0,
+            used_ever: 0,
+            held: 0,
+            last_activity: None,
+        }
     }
 }
 
@@ -238,7 +245,9 @@ impl Usage {
     ///
     /// [`Refusal::KeyRevoked`] if the key has no share.
     pub fn balance_of(&self, key_no: KeyNo) -> Result<Balance, Refusal> {
-        self.share(key_no).map(|share| self.balance_of_share(share)).ok_or(Refusal::KeyRevoked)
+        self.share(key_no)
+            .map(|share| self.balance_of_share(share))
+            .ok_or(Refusal::KeyRevoked)
     }
 
     /// Returns what one key can still do. An uncapped key can do what the account can.
@@ -330,7 +339,10 @@ impl Usage {
     ) -> Result<(Intent, Balance), Refusal> {
         self.room_for_intent()?;
         let balance = self.debit(key_no, cost, now)?;
-        Ok((self.push_intent(key_no, memory, IntentKind::Change { cost }), balance))
+        Ok((
+            self.push_intent(key_no, memory, IntentKind::Change { cost }),
+            balance,
+        ))
     }
 
     /// Begins to delete a memory that `owner` stored: frees its place at once.
@@ -422,11 +434,21 @@ impl Usage {
     }
 
     fn room_for_intent(&self) -> Result<(), Refusal> {
-        if self.intents.len() < INTENTS_MAX { Ok(()) } else { Err(Refusal::Busy) }
+        if self.intents.len() < INTENTS_MAX {
+            Ok(())
+        } else {
+            Err(Refusal::Busy)
+        }
     }
 
     fn push_intent(&mut self, key_no: KeyNo, memory: MemoryId, kind: IntentKind) -> Intent {
-        let intent = Intent { op: self.next_op, cycle: self.cycle, key_no, memory, kind };
+        let intent = Intent {
+            op: self.next_op,
+            cycle: self.cycle,
+            key_no,
+            memory,
+            kind,
+        };
         self.next_op = self.next_op.saturating_add(1);
         self.intents.push(intent.clone());
         intent
@@ -440,7 +462,9 @@ mod tests {
     const DAY: i64 = 86_400;
 
     fn at(days: i64) -> Timestamp {
-        Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").unwrap().plus_seconds(days * DAY)
+        Timestamp::parse_rfc3339("2026-01-01T00:00:00Z")
+            .unwrap()
+            .plus_seconds(days * DAY)
     }
 
     fn usage(plan: Plan, caps: &[Option<Plan>]) -> Usage {
@@ -461,7 +485,10 @@ mod tests {
         assert_eq!(usage, before);
         assert_eq!(usage.debit(1, 1, at(2)).unwrap().credits_remaining, 0);
         assert_eq!(usage.debit(9, 0, at(2)), Err(Refusal::KeyRevoked));
-        assert_eq!((usage.used, usage.used_ever, usage.last_activity), (100, 100, Some(at(2))));
+        assert_eq!(
+            (usage.used, usage.used_ever, usage.last_activity),
+            (100, 100, Some(at(2)))
+        );
     }
 
     #[test]
@@ -486,7 +513,10 @@ mod tests {
         assert_eq!(usage.change_plan(Plan::Free, at(1)), Plan::Free);
         assert_eq!(usage.balance().credits_remaining, 60);
         assert_eq!(usage.change_plan(Plan::Pro, at(1)), Plan::Free);
-        assert_eq!((usage.balance().credits_remaining, usage.used), (10_000, 40));
+        assert_eq!(
+            (usage.balance().credits_remaining, usage.used),
+            (10_000, 40)
+        );
         usage.debit(1, 9_950, at(1)).unwrap();
         usage.change_plan(Plan::Free, at(1));
         assert_eq!((usage.balance().credits_remaining, usage.used), (50, 9_990));
@@ -503,7 +533,10 @@ mod tests {
         assert_eq!(usage.debit(1, 9_960, at(1)).unwrap().credits_remaining, 10);
         let capped = usage.balance_of(2).unwrap();
         assert_eq!((capped.credits_remaining, capped.credits_limit), (10, 100));
-        assert_eq!((capped.plan, capped.credits_used, capped.capped), (Plan::Free, 30, true));
+        assert_eq!(
+            (capped.plan, capped.credits_used, capped.capped),
+            (Plan::Free, 30, true)
+        );
         // The account's downgrade lowers an uncapped key, never lifts a capped one.
         usage.change_plan(Plan::Premium, at(1));
         assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 70);
@@ -516,17 +549,29 @@ mod tests {
         let before = usage.clone();
         let id = MemoryId::new(at(0).millis(), 7);
         let (intent, balance) = usage.begin_add(1, id, 2, None, at(0)).unwrap();
-        assert_eq!((intent.memory, balance.memory_count, balance.credits_remaining), (id, 1, 88));
+        assert_eq!(
+            (
+                intent.memory,
+                balance.memory_count,
+                balance.credits_remaining
+            ),
+            (id, 1, 88)
+        );
         assert_eq!(usage.intents, [intent.clone()]);
         usage.undo(&intent);
         assert_eq!((usage.held, usage.used, usage.used_ever), (0, 10, 10));
-        assert_eq!((&usage.shares, &usage.intents), (&before.shares, &before.intents));
+        assert_eq!(
+            (&usage.shares, &usage.intents),
+            (&before.shares, &before.intents)
+        );
     }
 
     #[test]
     fn an_undone_add_of_an_earlier_cycle_takes_nothing_from_this_one() {
         let mut usage = usage(Plan::Free, &[None]);
-        let (intent, _) = usage.begin_add(1, MemoryId::new(1, 1), 2, None, at(30)).unwrap();
+        let (intent, _) = usage
+            .begin_add(1, MemoryId::new(1, 1), 2, None, at(30))
+            .unwrap();
         usage.debit(1, 1, at(31)).unwrap();
         usage.undo(&intent);
         assert_eq!((usage.used, usage.used_ever, usage.held), (1, 1, 0));
@@ -546,7 +591,9 @@ mod tests {
     #[test]
     fn a_delete_frees_the_place_of_the_key_that_stored() {
         let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
-        let (add, _) = usage.begin_add(2, MemoryId::new(1, 1), 2, None, at(1)).unwrap();
+        let (add, _) = usage
+            .begin_add(2, MemoryId::new(1, 1), 2, None, at(1))
+            .unwrap();
         usage.settle(|op| op == add.op);
         let delete = usage.begin_delete(2, add.memory, at(1)).unwrap();
         assert_eq!((usage.held, usage.shares[1].held, usage.used), (0, 0, 2));
@@ -557,11 +604,19 @@ mod tests {
     fn intents_are_bounded() {
         let mut usage = usage(Plan::Pro, &[None]);
         for n in 0..INTENTS_MAX as u64 {
-            usage.begin_add(1, MemoryId::new(n, 1), 2, None, at(1)).unwrap();
+            usage
+                .begin_add(1, MemoryId::new(n, 1), 2, None, at(1))
+                .unwrap();
         }
         let used = usage.used;
-        assert_eq!(usage.begin_delete(1, MemoryId::new(1, 1), at(1)), Err(Refusal::Busy));
-        assert_eq!(usage.begin_change(1, MemoryId::new(1, 1), 2, at(1)), Err(Refusal::Busy));
+        assert_eq!(
+            usage.begin_delete(1, MemoryId::new(1, 1), at(1)),
+            Err(Refusal::Busy)
+        );
+        assert_eq!(
+            usage.begin_change(1, MemoryId::new(1, 1), 2, at(1)),
+            Err(Refusal::Busy)
+        );
         assert_eq!(usage.used, used);
         usage.settle(|op| op == 1);
         assert!(usage.begin_delete(1, MemoryId::new(1, 1), at(1)).is_ok());

@@ -84,10 +84,19 @@ impl Store {
         if let Some(account) = self.0.trees.names.get(account_id)? {
             let account: AccountKey = decode(&account)?;
             // A claim without an account is a sign-up under way.
-            return Ok(self.0.trees.users.contains_key(account.0)?.then_some(account));
+            return Ok(self
+                .0
+                .trees
+                .users
+                .contains_key(account.0)?
+                .then_some(account));
         }
-        let Some(account) = AccountKey::parse_anonymous_id(account_id) else { return Ok(None) };
-        let Some(record) = self.0.trees.users.get(account.0)? else { return Ok(None) };
+        let Some(account) = AccountKey::parse_anonymous_id(account_id) else {
+            return Ok(None);
+        };
+        let Some(record) = self.0.trees.users.get(account.0)? else {
+            return Ok(None);
+        };
         let record: AccountRecord = decode(&record)?;
         // An account with a name is known by it alone.
         Ok(record.name.is_none().then_some(account))
@@ -103,7 +112,9 @@ impl Store {
         account: AccountKey,
         now: Timestamp,
     ) -> Result<Option<AccountRow>, StoreError> {
-        let Some(bytes) = self.0.trees.users.get(account.0)? else { return Ok(None) };
+        let Some(bytes) = self.0.trees.users.get(account.0)? else {
+            return Ok(None);
+        };
         self.account_row(account, &decode(&bytes)?, now).map(Some)
     }
 
@@ -123,13 +134,20 @@ impl Store {
     /// [`NameTaken`]; nothing was made then.
     pub async fn create_account(&self, new: NewAccount) -> Result<AccountRow, OpError<NameTaken>> {
         if let Some(name) = &new.name
-            && self.0.trees.names.contains_key(name).map_err(StoreError::from)?
+            && self
+                .0
+                .trees
+                .names
+                .contains_key(name)
+                .map_err(StoreError::from)?
         {
             return Err(OpError::Refused(NameTaken::Name));
         }
         let ticket = self.0.admit()?;
         let (account, now) = (new.account, new.created_at);
-        self.0.run_alone(account, || self.0.create_account(new)).await?;
+        self.0
+            .run_alone(account, || self.0.create_account(new))
+            .await?;
         ticket.commit().await?;
         let row = self.account(account, now)?;
         Ok(row.ok_or_else(|| StoreError::Corrupt("a new account is gone".to_owned()))?)
@@ -173,7 +191,11 @@ impl Store {
                 break;
             }
         }
-        Ok(AccountsPage { rows, total, active })
+        Ok(AccountsPage {
+            rows,
+            total,
+            active,
+        })
     }
 
     /// Returns the keys of all accounts, oldest account first, each account's oldest key first: `limit`
@@ -203,7 +225,11 @@ impl Store {
             let next = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
             if next > skip && total < end {
                 let row = self.account_row(account, &record, now)?;
-                let keys = if revoked_too { self.keys(account, now)? } else { row.keys.clone() };
+                let keys = if revoked_too {
+                    self.keys(account, now)?
+                } else {
+                    row.keys.clone()
+                };
                 let wanted = (total..).zip(keys).filter(|(n, _)| (skip..end).contains(n));
                 rows.extend(wanted.map(|(_, key)| (row.clone(), key)));
             }
@@ -250,13 +276,21 @@ impl Inner {
         let steps = self.steps();
         let intent = op_key(account, 0);
         let (hash, id) = (new.key.hash, new.key.id.clone());
-        let sign_up = KeyIntent::SignUp { name: new.name.clone(), hash, id: id.clone() };
+        let sign_up = KeyIntent::SignUp {
+            name: new.name.clone(),
+            hash,
+            id: id.clone(),
+        };
         self.trees.key_intents.insert(intent, encode(&sign_up)?)?;
         if let Some(name) = &new.name {
-            let claimed = self.swap(&self.trees.names, name.as_bytes(), |current| match current {
-                None => Ok((Some(encode(&account)?), ())),
-                Some(_) => Err(SwapError::Refused(NameTaken::Name)),
-            });
+            let claimed = self.swap(
+                &self.trees.names,
+                name.as_bytes(),
+                |current| match current {
+                    None => Ok((Some(encode(&account)?), ())),
+                    Some(_) => Err(SwapError::Refused(NameTaken::Name)),
+                },
+            );
             if let Err(SwapError::Refused(_)) = &claimed {
                 self.trees.key_intents.remove(intent)?;
                 steps.complete();
@@ -296,7 +330,11 @@ impl Inner {
         };
         self.trees.users.insert(account.0, encode(&users)?)?;
         self.trees.key_intents.remove(intent)?;
-        for total in [&self.totals.accounts, &self.totals.active_accounts, &self.totals.active_keys] {
+        for total in [
+            &self.totals.accounts,
+            &self.totals.active_accounts,
+            &self.totals.active_keys,
+        ] {
             total.fetch_add(1, Ordering::Relaxed);
         }
         steps.complete();

@@ -20,7 +20,10 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
     bincode::serde::encode_into_std_write(record, &mut bytes, bincode::config::standard())
         .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))?;
     if bytes.len() > VALUE_BYTES_MAX {
-        return Err(StoreError::Corrupt(format!("a record of {} bytes is too large", bytes.len())));
+        return Err(StoreError::Corrupt(format!(
+            "a record of {} bytes is too large",
+            bytes.len()
+        )));
     }
     Ok(bytes)
 }
@@ -68,9 +71,9 @@ fn config() -> impl bincode::config::Config {
 fn body(bytes: &[u8]) -> Result<&[u8], StoreError> {
     match bytes.split_first() {
         Some((&VERSION, body)) => Ok(body),
-        Some((version, _)) => {
-            Err(StoreError::Corrupt(format!("a record has the unknown version {version}")))
-        }
+        Some((version, _)) => Err(StoreError::Corrupt(format!(
+            "a record has the unknown version {version}"
+        ))),
         None => Err(StoreError::Corrupt("a record is empty".to_owned())),
     }
 }
@@ -87,7 +90,10 @@ mod tests {
     fn records_start_with_a_version_and_other_versions_are_refused() {
         let bytes = encode(&(7u64, "text".to_owned())).unwrap();
         assert_eq!(bytes[0], VERSION);
-        assert_eq!(decode::<(u64, String)>(&bytes).unwrap(), (7, "text".to_owned()));
+        assert_eq!(
+            decode::<(u64, String)>(&bytes).unwrap(),
+            (7, "text".to_owned())
+        );
         let newer = [&[2], &bytes[1..]].concat();
         let error = decode::<(u64, String)>(&newer).unwrap_err();
         assert!(error.to_string().contains("unknown version 2"), "{error}");

@@ -48,7 +48,11 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || run(&db, &waiters, &state))?;
-        Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
+        Ok(Self {
+            shared,
+            queue: Some(queue),
+            thread: Some(thread),
+        })
     }
 
     /// Waits until everything that was written before the call is on the disk.
@@ -110,10 +114,13 @@ fn run(db: &sled::Db, waiters: &Receiver<Waiter>, shared: &Shared) {
         if dirty || end || !batch.is_empty() {
             let outcome = flush(db, shared);
             let served = batch.len();
-            let left = shared.waiting.fetch_sub(served, Ordering::Relaxed).saturating_sub(served);
+            let left = shared
+                .waiting
+                .fetch_sub(served, Ordering::Relaxed)
+                .saturating_sub(served);
             for waiter in batch {
                 // A waiter that is gone was a client that hung up; its write stands.
-                drop(waiter.send(outcome));
+                let _ = waiter.send(outcome);
             }
             expected = served.saturating_add(left);
         }

@@ -109,7 +109,13 @@ impl DataDirectory {
         }
         // Again, now that nobody else can change it.
         let contents = inspect(path)?;
-        Ok((Self { path: path.to_owned(), _lock: lock }, contents))
+        Ok((
+            Self {
+                path: path.to_owned(),
+                _lock: lock,
+            },
+            contents,
+        ))
     }
 
     /// Opens the database, without the half-written snapshot that a kill during recovery leaves.
@@ -119,11 +125,17 @@ impl DataDirectory {
 
     /// Opens a database in another folder of the directory.
     pub fn open_database_in(&self, path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
-        self.remove_unfinished_snapshots(path).map_err(|error| failed(&self.path, error))?;
+        self.remove_unfinished_snapshots(path)
+            .map_err(|error| failed(&self.path, error))?;
         // Every flush of the background thread collects garbage too: it stays on.
-        let config =
-            sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(500));
-        let damaged = |reason: String| OpenError::Damaged { path: self.display(), reason };
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(cache_bytes)
+            .flush_every_ms(Some(500));
+        let damaged = |reason: String| OpenError::Damaged {
+            path: self.display(),
+            reason,
+        };
         // sled panics on some damage. Nothing of it is kept then.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         match opened {
@@ -160,7 +172,11 @@ impl DataDirectory {
             file.sync_all()?;
             fs::rename(&temporary, self.path.join(FORMAT_FILE))?;
             sync_directory(&self.path)?;
-            match self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            match self
+                .path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+            {
                 Some(parent) => sync_directory(parent),
                 None => Ok(()),
             }
@@ -213,19 +229,25 @@ pub(super) fn prove_durable(
     directory: &DataDirectory,
 ) -> Result<(), OpenError> {
     let path = directory.display();
-    let damaged = |error: sled::Error| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
+    let damaged = |error: sled::Error| OpenError::Damaged {
+        path: path.clone(),
+        reason: error.to_string(),
+    };
     let before = durable::flushes();
     let probes: u64 = meta
         .get("flush_probes")
         .map_err(damaged)?
         .and_then(|bytes| bytes.as_ref().try_into().ok())
         .map_or(0, u64::from_be_bytes);
-    meta.insert("flush_probes", &probes.wrapping_add(1).to_be_bytes()).map_err(damaged)?;
+    meta.insert("flush_probes", &probes.wrapping_add(1).to_be_bytes())
+        .map_err(damaged)?;
     db.flush().map_err(damaged)?;
     if durable::flushes() == before {
         return Err(OpenError::NotDurable);
     }
-    directory.sync_files().map_err(|error| failed(directory.path(), error))
+    directory
+        .sync_files()
+        .map_err(|error| failed(directory.path(), error))
 }
 
 /// Says what of ours the directory holds. Refuses what is not ours, or newer than this release.
@@ -238,15 +260,26 @@ fn inspect(path: &Path) -> Result<Contents, OpenError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+        names.push(
+            entry
+                .map_err(failed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned(),
+        );
     }
     if names.iter().any(|name| name == FORMAT_FILE) {
         let text = fs::read_to_string(path.join(FORMAT_FILE)).map_err(failed)?;
-        let found = text.trim().strip_prefix("memoryos ").and_then(|number| number.parse().ok());
+        let found = text
+            .trim()
+            .strip_prefix("memoryos ")
+            .and_then(|number| number.parse().ok());
         return match found {
-            Some(found) if found > FORMAT => {
-                Err(OpenError::NewerFormat { path: display(), found, known: FORMAT })
-            }
+            Some(found) if found > FORMAT => Err(OpenError::NewerFormat {
+                path: display(),
+                found,
+                known: FORMAT,
+            }),
             Some(_) => Ok(Contents::Data),
             None => Err(OpenError::Foreign(display())),
         };
@@ -267,5 +300,8 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn failed(path: &Path, source: io::Error) -> OpenError {
-    OpenError::Directory { path: path.display().to_string(), source }
+    OpenError::Directory {
+        path: path.display().to_string(),
+        source,
+    }
 }

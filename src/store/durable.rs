@@ -20,7 +20,10 @@ pub(crate) fn flushes() -> u64 {
 /// # Safety
 ///
 /// As `fdatasync`: none beyond `fd` being a number.
-#[expect(unsafe_code, reason = "the one place: sled offers no other way to a durable flush")]
+#[expect(
+    unsafe_code,
+    reason = "the one place: sled offers no other way to a durable flush"
+)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sync_file_range(
     fd: libc::c_int,

@@ -53,7 +53,9 @@ pub enum OpenError {
         known: u32,
     },
     /// An import was interrupted.
-    #[error("the data directory {0} holds an unfinished import; run the same `memoryos import` again")]
+    #[error(
+        "the data directory {0} holds an unfinished import; run the same `memoryos import` again"
+    )]
     UnfinishedImport(String),
     /// The database cannot be read.
     #[error("the database in {path} cannot be opened: {reason}; restore a backup")]
@@ -64,7 +66,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The operating system's flush is not ours, so that a write could be acknowledged and lost.
-    #[error("flushes do not reach the disk: the database's sync_file_range is not ours in this build")]
+    #[error(
+        "flushes do not reach the disk: the database's sync_file_range is not ours in this build"
+    )]
     NotDurable,
     /// Settling what a crash left failed.
     #[error("recovery of {path} failed: {source}")]

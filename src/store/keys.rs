@@ -107,7 +107,9 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn authenticate(&self, hash: &KeyHash) -> Result<Option<KeyState>, StoreError> {
-        let Some(record) = self.0.key_record(hash)? else { return Ok(None) };
+        let Some(record) = self.0.key_record(hash)? else {
+            return Ok(None);
+        };
         let principal = Principal {
             account: record.account,
             key_no: record.no,
@@ -127,7 +129,9 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn key_by_id(&self, id: &KeyId, now: Timestamp) -> Result<Option<KeyRow>, StoreError> {
-        let Some(hash) = self.0.trees.key_ids.get(id.as_str())? else { return Ok(None) };
+        let Some(hash) = self.0.trees.key_ids.get(id.as_str())? else {
+            return Ok(None);
+        };
         self.key_by_hash(&decode(&hash)?, now)
     }
 
@@ -136,8 +140,14 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError`] if the record cannot be read.
-    pub fn key_by_hash(&self, hash: &KeyHash, now: Timestamp) -> Result<Option<KeyRow>, StoreError> {
-        let Some(record) = self.0.key_record(hash)? else { return Ok(None) };
+    pub fn key_by_hash(
+        &self,
+        hash: &KeyHash,
+        now: Timestamp,
+    ) -> Result<Option<KeyRow>, StoreError> {
+        let Some(record) = self.0.key_record(hash)? else {
+            return Ok(None);
+        };
         let usage = self.usage(record.account, now)?;
         Ok(Some(key_row(record, &usage)))
     }
@@ -174,8 +184,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<KeyRow, OpError<CreateKeyRefusal>> {
         let ticket = self.0.admit()?;
-        let row =
-            self.0.run_alone(account, || self.0.create_key(account, key, maker, now)).await?;
+        let row = self
+            .0
+            .run_alone(account, || self.0.create_key(account, key, maker, now))
+            .await?;
         ticket.commit().await?;
         Ok(row)
     }
@@ -196,7 +208,9 @@ impl Store {
         let ticket = self.0.admit()?;
         let row = self
             .0
-            .run_alone(account, || self.0.revoke_key(account, id, by, allow_last, now))
+            .run_alone(account, || {
+                self.0.revoke_key(account, id, by, allow_last, now)
+            })
             .await?;
         // Also for a key that was revoked before: that answer too says that it is on the disk.
         ticket.commit().await?;
@@ -206,7 +220,11 @@ impl Store {
 
 impl Inner {
     pub(super) fn key_record(&self, hash: &KeyHash) -> Result<Option<KeyRecord>, StoreError> {
-        self.trees.keys.get(hash.0)?.map(|bytes| decode(&bytes)).transpose()
+        self.trees
+            .keys
+            .get(hash.0)?
+            .map(|bytes| decode(&bytes))
+            .transpose()
     }
 
     /// Writes what finds a key: its record, its id, its number. Refuses a hash that is taken.
@@ -221,8 +239,12 @@ impl Inner {
             Some(_) => Err(SwapError::Refused(CreateKeyRefusal::Exists)),
         })?;
         let hash = encode(hash)?;
-        self.trees.key_ids.insert(record.id.as_str(), hash.clone())?;
-        self.trees.account_keys.insert(account_key_key(record.account, record.no), hash)?;
+        self.trees
+            .key_ids
+            .insert(record.id.as_str(), hash.clone())?;
+        self.trees
+            .account_keys
+            .insert(account_key_key(record.account, record.no), hash)?;
         Ok(())
     }
 
@@ -234,11 +256,16 @@ impl Inner {
         hash: &KeyHash,
         id: &KeyId,
     ) -> Result<(), StoreError> {
-        if self.key_record(hash)?.is_some_and(|record| record.account == account && record.id == *id) {
+        if self
+            .key_record(hash)?
+            .is_some_and(|record| record.account == account && record.id == *id)
+        {
             self.trees.keys.remove(hash.0)?;
         }
         self.trees.key_ids.remove(id.as_str())?;
-        self.trees.account_keys.remove(account_key_key(account, no))?;
+        self.trees
+            .account_keys
+            .remove(account_key_key(account, no))?;
         Ok(())
     }
 
@@ -261,7 +288,11 @@ impl Inner {
         let no = usage.next_key_no;
         let steps = self.steps();
         let intent = op_key(account, u64::from(no));
-        let mint = KeyIntent::Mint { no, hash: key.hash, id: key.id.clone() };
+        let mint = KeyIntent::Mint {
+            no,
+            hash: key.hash,
+            id: key.id.clone(),
+        };
         self.trees.key_intents.insert(intent, encode(&mint)?)?;
         let record = KeyRecord {
             account,
@@ -307,7 +338,12 @@ impl Inner {
             let steps = self.steps();
             let intent = op_key(account, u64::from(record.no));
             let by = Some(by.to_owned());
-            let revoke = KeyIntent::Revoke { no: record.no, hash, at: now, by: by.clone() };
+            let revoke = KeyIntent::Revoke {
+                no: record.no,
+                hash,
+                at: now,
+                by: by.clone(),
+            };
             self.trees.key_intents.insert(intent, encode(&revoke)?)?;
             self.swap_account(account, |account| {
                 account.active.retain(|key| key.no != record.no);
@@ -337,12 +373,20 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let usage = self.usage(account)?;
         // No share: the record has it already, for it is written before the share is dropped.
-        let Some(share) = usage.share(no).cloned() else { return Ok(()) };
+        let Some(share) = usage.share(no).cloned() else {
+            return Ok(());
+        };
         let mut record = self
             .key_record(hash)?
             .ok_or_else(|| StoreError::Corrupt("the record of a revoked key is gone".to_owned()))?;
         let last_op = usage.next_op.saturating_sub(1);
-        record.revoked = Some(Revoked { at, by, cycle: usage.cycle, share, last_op });
+        record.revoked = Some(Revoked {
+            at,
+            by,
+            cycle: usage.cycle,
+            share,
+            last_op,
+        });
         self.trees.keys.insert(hash.0, encode(&record)?)?;
         self.swap_usage::<_, std::convert::Infallible>(account, |usage| {
             usage.shares.retain(|share| share.key_no != no);
@@ -365,8 +409,14 @@ impl Inner {
             return Ok(());
         };
         let hash: KeyHash = decode(&hash)?;
-        let Some(mut record) = self.key_record(&hash)? else { return Ok(()) };
-        if let Some(revoked) = record.revoked.as_mut().filter(|revoked| revoked.last_op < op) {
+        let Some(mut record) = self.key_record(&hash)? else {
+            return Ok(());
+        };
+        if let Some(revoked) = record
+            .revoked
+            .as_mut()
+            .filter(|revoked| revoked.last_op < op)
+        {
             revoked.last_op = op;
             revoked.share.held = revoked.share.held.saturating_sub(1);
             self.trees.keys.insert(hash.0, encode(&record)?)?;
@@ -394,7 +444,9 @@ fn cap_for(
     asked: Option<Plan>,
     maker: Option<KeyNo>,
 ) -> Result<Option<Plan>, CreateKeyRefusal> {
-    let makers_cap = maker.and_then(|no| usage.share(no)).and_then(|share| share.cap);
+    let makers_cap = maker
+        .and_then(|no| usage.share(no))
+        .and_then(|share| share.cap);
     let own = makers_cap.map_or(usage.plan, |cap| cap.min(usage.plan));
     match asked {
         Some(plan) if plan > own => Err(CreateKeyRefusal::AboveOwn(own)),

@@ -37,7 +37,8 @@ impl AccountLocks {
 
     fn stripe(&self, account: AccountKey) -> Option<&Stripe> {
         let [.., a, b] = account.0;
-        self.0.get(usize::from(u16::from_be_bytes([a, b])) % STRIPES)
+        self.0
+            .get(usize::from(u16::from_be_bytes([a, b])) % STRIPES)
     }
 
     /// Waits for the account, beside others who share it.
@@ -59,7 +60,8 @@ impl AccountLocks {
 
     /// Says whether a write is complete.
     pub fn is_done(&self, account: AccountKey, op: u64) -> bool {
-        self.stripe(account).is_some_and(|stripe| lock(&stripe.done).contains(&(account, op)))
+        self.stripe(account)
+            .is_some_and(|stripe| lock(&stripe.done).contains(&(account, op)))
     }
 
     /// Forgets writes whose intents are gone from the record.

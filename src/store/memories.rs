@@ -140,7 +140,11 @@ impl Store {
             PageStart::Before(id) => (memory_key(account, id), 0),
             PageStart::Skip(skip) => (memory_key(account, MemoryId::from_bytes([0xFF; 16])), skip),
         };
-        let mut page = Page { entries: String::new(), count: 0, next: None };
+        let mut page = Page {
+            entries: String::new(),
+            count: 0,
+            next: None,
+        };
         let mut last = None;
         for entry in self.0.trees.memories.range(first..end).rev().skip(skip) {
             let (key, bytes) = entry?;
@@ -149,7 +153,9 @@ impl Store {
                 break;
             }
             let id = memory_id(&key)?;
-            let Some(json) = self.0.json_of(account, id, &bytes)? else { continue };
+            let Some(json) = self.0.json_of(account, id, &bytes)? else {
+                continue;
+            };
             if page.count > 0 {
                 page.entries.push(',');
             }
@@ -187,7 +193,10 @@ impl Store {
     /// # Errors
     ///
     /// Every [`UpdateRefusal`]; nothing was changed then.
-    #[expect(clippy::too_many_arguments, reason = "each is a different thing, and all are needed")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, and all are needed"
+    )]
     pub async fn update_memory<E: std::error::Error>(
         &self,
         account: AccountKey,
@@ -201,7 +210,16 @@ impl Store {
     ) -> Result<Changed, OpError<UpdateRefusal<E>>> {
         let ticket = self.0.admit()?;
         let step = || {
-            self.0.update_memory(account, key_no, id, cost, now, change, entry_bytes_max, too_large)
+            self.0.update_memory(
+                account,
+                key_no,
+                id,
+                cost,
+                now,
+                change,
+                entry_bytes_max,
+                too_large,
+            )
         };
         let (changed, stats_due) = self.0.run_alone(account, step).await?;
         ticket.commit().await?;
@@ -266,7 +284,12 @@ impl Inner {
         let replay = add.replay.map(|replay| replay.key);
         let (intent, balance, total, stats_due) = self.swap_usage(add.account, |usage| {
             let begun = usage.begin_add(add.key_no, add.id, add.cost, replay, add.now)?;
-            Ok((begun.0, begun.1, usage.held, usage.next_op >= usage.stats_due))
+            Ok((
+                begun.0,
+                begun.1,
+                usage.held,
+                usage.next_op >= usage.stats_due,
+            ))
         })?;
         let steps = self.steps();
         let stamp = Stamp {
@@ -275,7 +298,11 @@ impl Inner {
             key_id: add.key_id,
             updated_at: None,
         };
-        let added = Added { entry: add.memory.entry_json(&stamp), balance, total };
+        let added = Added {
+            entry: add.memory.entry_json(&stamp),
+            balance,
+            total,
+        };
         let body = respond(&added);
         if let Some(replay) = add.replay {
             self.record_replay(add.account, replay, intent.op, 201, &body, add.now)?;
@@ -291,7 +318,11 @@ impl Inner {
             json: &added.entry,
         };
         self.write_memory(add.account, intent.memory, head)?;
-        self.stats.apply(add.account, intent.memory, &Delta::added(&head_facets(add.memory)));
+        self.stats.apply(
+            add.account,
+            intent.memory,
+            &Delta::added(&head_facets(add.memory)),
+        );
         self.totals.memories.fetch_add(1, Ordering::Relaxed);
         self.locks.mark_done(add.account, intent.op);
         steps.complete();
@@ -315,14 +346,22 @@ impl Inner {
             return Err(SwapError::Refused(UpdateRefusal::NotFound));
         };
         let old: MemoryHead<'_> = decode_borrowed(&bytes)?;
-        let json = self.json_of(account, id, &bytes)?.ok_or_else(|| pieces_gone(id))?;
+        let json = self
+            .json_of(account, id, &bytes)?
+            .ok_or_else(|| pieces_gone(id))?;
         let mut object = Object::parse(json.as_bytes())
             .map_err(|error| StoreError::Corrupt(format!("{id} is not JSON: {error}")))?;
-        let key_id = object.take("key_id").and_then(|value| crate::domain::json::string(&value));
+        let key_id = object
+            .take("key_id")
+            .and_then(|value| crate::domain::json::string(&value));
         let memory = change(object).map_err(|e| SwapError::Refused(UpdateRefusal::Invalid(e)))?;
         let key_id = key_id.unwrap_or_default();
-        let stamp =
-            Stamp { id, timestamp: old.timestamp, key_id: &key_id, updated_at: Some(now) };
+        let stamp = Stamp {
+            id,
+            timestamp: old.timestamp,
+            key_id: &key_id,
+            updated_at: Some(now),
+        };
         let entry = memory.entry_json(&stamp);
         if entry.len() > entry_bytes_max {
             return Err(SwapError::Refused(UpdateRefusal::Invalid(too_large())));
@@ -370,7 +409,11 @@ impl Inner {
             .swap_usage(account, |usage| {
                 usage.balance_of(key_no)?;
                 let intent = usage.begin_delete(head.key_no, id, now)?;
-                Ok((intent, usage.balance_of(key_no)?, usage.next_op >= usage.stats_due))
+                Ok((
+                    intent,
+                    usage.balance_of(key_no)?,
+                    usage.next_op >= usage.stats_due,
+                ))
             })
             .map_err(refused_by_usage)?;
         let steps = self.steps();
@@ -431,8 +474,11 @@ impl Inner {
                 return Ok(Some(head.json.to_owned()));
             }
             let owner = Owner::memory(key);
-            if let Some(json) = pieces::read(&self.trees.pieces, owner, head.revision, head.pieces)? {
-                return String::from_utf8(json).map(Some).map_err(|_| pieces_gone(id));
+            if let Some(json) = pieces::read(&self.trees.pieces, owner, head.revision, head.pieces)?
+            {
+                return String::from_utf8(json)
+                    .map(Some)
+                    .map_err(|_| pieces_gone(id));
             }
             // A change took the pieces away after the head was read: the head names the new ones.
             let revision = head.revision;
@@ -474,7 +520,10 @@ impl Inner {
         let (total, by_key) = self.count_memories(account)?;
         let before = self.usage(account)?;
         let agrees = before.held == total
-            && before.shares.iter().all(|s| by_key.get(&s.key_no).copied().unwrap_or(0) == s.held);
+            && before
+                .shares
+                .iter()
+                .all(|s| by_key.get(&s.key_no).copied().unwrap_or(0) == s.held);
         if agrees {
             return Ok(None);
         }
@@ -486,7 +535,9 @@ impl Inner {
             Ok(())
         });
         self.ended(swapped).map_err(never_refused)?;
-        self.totals.memories.fetch_add(total.wrapping_sub(before.held), Ordering::Relaxed);
+        self.totals
+            .memories
+            .fetch_add(total.wrapping_sub(before.held), Ordering::Relaxed);
         Ok((before.held != total).then_some((before.held, total)))
     }
 
@@ -499,7 +550,9 @@ impl Inner {
         delta: &Delta,
     ) -> Result<(), StoreError> {
         if !delta.is_empty() && id <= self.stats_through(account)? {
-            self.trees.stats_journal.insert(op_key(account, op), encode(delta)?)?;
+            self.trees
+                .stats_journal
+                .insert(op_key(account, op), encode(delta)?)?;
         }
         Ok(())
     }
@@ -515,12 +568,20 @@ pub(super) struct Facets<'a> {
 
 impl MemoryHead<'_> {
     pub(super) fn facets(&self) -> Facets<'_> {
-        Facets { success: self.success, category: self.category, kind: self.kind }
+        Facets {
+            success: self.success,
+            category: self.category,
+            kind: self.kind,
+        }
     }
 }
 
 fn head_facets(memory: &NewMemory) -> Facets<'_> {
-    Facets { success: memory.success, category: &memory.category, kind: &memory.kind }
+    Facets {
+        success: memory.success,
+        category: &memory.category,
+        kind: &memory.kind,
+    }
 }
 
 fn head_revision(bytes: &[u8]) -> Result<u64, StoreError> {
@@ -528,9 +589,9 @@ fn head_revision(bytes: &[u8]) -> Result<u64, StoreError> {
 }
 
 pub(super) fn memory_id(key: &[u8]) -> Result<MemoryId, StoreError> {
-    part(key, 16).map(MemoryId::from_bytes).ok_or_else(|| {
-        StoreError::Corrupt("a key of the tree memories is not 32 bytes".to_owned())
-    })
+    part(key, 16)
+        .map(MemoryId::from_bytes)
+        .ok_or_else(|| StoreError::Corrupt("a key of the tree memories is not 32 bytes".to_owned()))
 }
 
 fn pieces_gone(id: MemoryId) -> StoreError {

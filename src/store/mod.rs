@@ -57,7 +57,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, waiting_writes_max: 4_096 }
+        Self {
+            cache_bytes: 64 << 20,
+            waiting_writes_max: 4_096,
+        }
     }
 }
 
@@ -138,7 +141,10 @@ impl Store {
     pub fn open(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
         let (directory, created) = DataDirectory::open(directory)?;
         let db = directory.open_database(options.cache_bytes)?;
-        let damaged = |reason: String| OpenError::Damaged { path: directory.display(), reason };
+        let damaged = |reason: String| OpenError::Damaged {
+            path: directory.display(),
+            reason,
+        };
         let trees = Trees::open(&db).map_err(|error| damaged(error.to_string()))?;
         directory::prove_durable(&db, &trees.meta, &directory)?;
         let committer = Committer::start(db.clone()).map_err(|error| damaged(error.to_string()))?;
@@ -157,7 +163,11 @@ impl Store {
             path: inner.directory.display(),
             source,
         })?;
-        let opened = Opened { file_system: inner.directory.file_system(), settled, created };
+        let opened = Opened {
+            file_system: inner.directory.file_system(),
+            settled,
+            created,
+        };
         Ok((Self(Arc::new(inner)), opened))
     }
 
@@ -181,7 +191,11 @@ impl Store {
     ///
     /// [`StoreError::OutcomeUnknown`] if the disk failed, now or before.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        self.0.committer.flushed().await.map_err(|_| StoreError::OutcomeUnknown)
+        self.0
+            .committer
+            .flushed()
+            .await
+            .map_err(|_| StoreError::OutcomeUnknown)
     }
 
     /// Stops writes as a failed disk does. For tests of what happens then.
@@ -200,7 +214,11 @@ struct WriteTicket<'a> {
 impl WriteTicket<'_> {
     /// Waits until everything written so far is on the disk.
     async fn commit(self) -> Result<(), StoreError> {
-        self.inner.committer.flushed().await.map_err(|_| StoreError::OutcomeUnknown)
+        self.inner
+            .committer
+            .flushed()
+            .await
+            .map_err(|_| StoreError::OutcomeUnknown)
     }
 }
 
@@ -220,7 +238,9 @@ impl Steps<'_> {
 impl Drop for Steps<'_> {
     fn drop(&mut self) {
         if !self.complete {
-            self.inner.committer.poison(&"a write was interrupted between two of its steps");
+            self.inner
+                .committer
+                .poison(&"a write was interrupted between two of its steps");
         }
     }
 }
@@ -231,12 +251,21 @@ impl Inner {
         if self.committer.is_poisoned() {
             return Err(StoreError::Unavailable);
         }
-        let permit = self.waiting_writes.try_acquire().map_err(|_| StoreError::Overloaded)?;
-        Ok(WriteTicket { inner: self, _permit: permit })
+        let permit = self
+            .waiting_writes
+            .try_acquire()
+            .map_err(|_| StoreError::Overloaded)?;
+        Ok(WriteTicket {
+            inner: self,
+            _permit: permit,
+        })
     }
 
     const fn steps(&self) -> Steps<'_> {
-        Steps { inner: self, complete: false }
+        Steps {
+            inner: self,
+            complete: false,
+        }
     }
 
     /// Runs a step that meets others in a compare-and-swap: beside them first, alone if it lost too

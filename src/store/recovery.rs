@@ -36,8 +36,12 @@ impl Inner {
         }
         self.totals.memories.store(memories, Ordering::Relaxed);
         self.totals.accounts.store(accounts, Ordering::Relaxed);
-        self.totals.active_accounts.store(active_accounts, Ordering::Relaxed);
-        self.totals.active_keys.store(active_keys, Ordering::Relaxed);
+        self.totals
+            .active_accounts
+            .store(active_accounts, Ordering::Relaxed);
+        self.totals
+            .active_keys
+            .store(active_keys, Ordering::Relaxed);
         self.db.flush()?;
         Ok(settled)
     }
@@ -82,7 +86,9 @@ impl Inner {
                 if revision == Some(intent.op) {
                     return Ok(true);
                 }
-                self.trees.stats_journal.remove(op_key(account, intent.op))?;
+                self.trees
+                    .stats_journal
+                    .remove(op_key(account, intent.op))?;
                 usage.undo(intent);
                 Ok(false)
             }
@@ -107,10 +113,17 @@ impl Inner {
     }
 
     fn recover_key(&self, account: AccountKey, intent: KeyIntent) -> Result<(), StoreError> {
-        let record: Option<AccountRecord> =
-            self.trees.users.get(account.0)?.map(|bytes| decode(&bytes)).transpose()?;
-        let is_active =
-            |no| record.as_ref().is_some_and(|r| r.active.iter().any(|key| key.no == no));
+        let record: Option<AccountRecord> = self
+            .trees
+            .users
+            .get(account.0)?
+            .map(|bytes| decode(&bytes))
+            .transpose()?;
+        let is_active = |no| {
+            record
+                .as_ref()
+                .is_some_and(|r| r.active.iter().any(|key| key.no == no))
+        };
         match intent {
             KeyIntent::SignUp { name, hash, id } => {
                 if record.is_none() {
@@ -136,5 +149,7 @@ impl Inner {
 }
 
 fn bad_key(tree: &str) -> StoreError {
-    StoreError::Corrupt(format!("a key of the tree {tree} does not start with an account"))
+    StoreError::Corrupt(format!(
+        "a key of the tree {tree} does not start with an account"
+    ))
 }

@@ -73,7 +73,12 @@ impl Store {
         if !in_flight(&self.0).insert(entry) {
             return Err(ReplayRefusal::InFlight);
         }
-        let replay = Replay { key, fingerprint, store: self.clone(), entry };
+        let replay = Replay {
+            key,
+            fingerprint,
+            store: self.clone(),
+            entry,
+        };
         let Some(bytes) = self.0.trees.replays.get(entry).map_err(StoreError::from)? else {
             return Ok(replay);
         };
@@ -94,7 +99,10 @@ impl Store {
         };
         // The first request may have been dropped before its own flush ended.
         ticket.commit().await?;
-        Err(ReplayRefusal::Answered { status: record.status, body })
+        Err(ReplayRefusal::Answered {
+            status: record.status,
+            body,
+        })
     }
 
     /// Removes answers that are older than 24 hours, 10,000 at most. Returns how many.
@@ -115,7 +123,8 @@ impl Store {
                 continue;
             };
             let alone = self.0.locks.alone(AccountKey(account)).await;
-            self.0.remove_replay_if(key, |recorded_at| expired(recorded_at, now))?;
+            self.0
+                .remove_replay_if(key, |recorded_at| expired(recorded_at, now))?;
             self.0.trees.replay_times.remove(entry)?;
             drop(alone);
             removed = removed.saturating_add(1);
@@ -140,10 +149,18 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let key = replay_key(account, replay.key);
         let owner = Owner::replay(key);
-        self.trees.replay_times.insert(replay_time_key(now, key), &[])?;
+        self.trees
+            .replay_times
+            .insert(replay_time_key(now, key), &[])?;
         let fingerprint = replay.fingerprint;
-        let mut record =
-            ReplayRecord { fingerprint, status, recorded_at: now, revision, pieces: 0, body };
+        let mut record = ReplayRecord {
+            fingerprint,
+            status,
+            recorded_at: now,
+            revision,
+            pieces: 0,
+            body,
+        };
         if body.len() > INLINE_BYTES_MAX {
             record.pieces = pieces::write(&self.trees.pieces, owner, revision, body.as_bytes())?;
             record.body = "";
@@ -156,7 +173,11 @@ impl Inner {
     }
 
     /// Removes a recorded answer and its pieces.
-    pub(super) fn remove_replay(&self, account: AccountKey, key: [u8; 16]) -> Result<(), StoreError> {
+    pub(super) fn remove_replay(
+        &self,
+        account: AccountKey,
+        key: [u8; 16],
+    ) -> Result<(), StoreError> {
         self.remove_replay_if(replay_key(account, key), |_| true)
     }
 

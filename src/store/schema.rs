@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::memory::MemoryId;
-use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Share};
 
@@ -164,9 +163,22 @@ pub(crate) struct StatsHead {
 /// What was being done to keys when the process died.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum KeyIntent {
-    SignUp { name: Option<String>, hash: KeyHash, id: KeyId },
-    Mint { no: KeyNo, hash: KeyHash, id: KeyId },
-    Revoke { no: KeyNo, hash: KeyHash, at: Timestamp, by: Option<String> },
+    SignUp {
+        name: Option<String>,
+        hash: KeyHash,
+        id: KeyId,
+    },
+    Mint {
+        no: KeyNo,
+        hash: KeyHash,
+        id: KeyId,
+    },
+    Revoke {
+        no: KeyNo,
+        hash: KeyHash,
+        at: Timestamp,
+        by: Option<String>,
+    },
 }
 
 /// Account, number of a key.
@@ -191,11 +203,17 @@ pub(crate) fn replay_key(account: AccountKey, key: [u8; 16]) -> [u8; 32] {
 
 /// Time, account, idempotency hash.
 pub(crate) fn replay_time_key(at: Timestamp, replay_key: [u8; 32]) -> [u8; 40] {
-    join(u64::try_from(at.micros()).unwrap_or(0).to_be_bytes(), replay_key)
+    join(
+        u64::try_from(at.micros()).unwrap_or(0).to_be_bytes(),
+        replay_key,
+    )
 }
 
 /// Puts two keys of fixed width together.
-pub(crate) fn join<const A: usize, const B: usize, const N: usize>(a: [u8; A], b: [u8; B]) -> [u8; N] {
+pub(crate) fn join<const A: usize, const B: usize, const N: usize>(
+    a: [u8; A],
+    b: [u8; B],
+) -> [u8; N] {
     const { assert!(A + B == N, "the parts of a key must fill it") };
     let mut key = [0; N];
     for (to, from) in key.iter_mut().zip(a.iter().chain(&b)) {
@@ -208,6 +226,3 @@ pub(crate) fn join<const A: usize, const B: usize, const N: usize>(a: [u8; A], b
 pub(crate) fn part<const N: usize>(key: &[u8], from: usize) -> Option<[u8; N]> {
     key.get(from..from.checked_add(N)?)?.try_into().ok()
 }
-
-/// The plan that caps a key, and its name for the table of keys.
-pub(crate) type Cap = Option<Plan>;

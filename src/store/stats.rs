@@ -83,18 +83,27 @@ impl Item {
 
 impl Delta {
     pub(super) fn added(facets: &Facets<'_>) -> Self {
-        Self { gone: None, come: Some(Item::of(facets)) }
+        Self {
+            gone: None,
+            come: Some(Item::of(facets)),
+        }
     }
 
     pub(super) fn removed(facets: &Facets<'_>) -> Self {
-        Self { gone: Some(Item::of(facets)), come: None }
+        Self {
+            gone: Some(Item::of(facets)),
+            come: None,
+        }
     }
 
     pub(super) fn changed(old: &Facets<'_>, new: &Facets<'_>) -> Self {
         if old == new {
             return Self::default();
         }
-        Self { gone: Some(Item::of(old)), come: Some(Item::of(new)) }
+        Self {
+            gone: Some(Item::of(old)),
+            come: Some(Item::of(new)),
+        }
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -132,7 +141,11 @@ impl Counts {
 
     fn listed(&self) -> Stats {
         let first = |names: &BTreeMap<String, u64>| {
-            names.iter().take(NAMES_MAX).map(|(name, n)| (name.clone(), *n)).collect()
+            names
+                .iter()
+                .take(NAMES_MAX)
+                .map(|(name, n)| (name.clone(), *n))
+                .collect()
         };
         Stats {
             total: self.total,
@@ -177,7 +190,9 @@ pub(super) struct Cache {
 impl Cache {
     pub fn new() -> Self {
         let size = NonZeroUsize::new(CACHED_ACCOUNTS).unwrap_or(NonZeroUsize::MIN);
-        Self { accounts: Mutex::new(LruCache::new(size)) }
+        Self {
+            accounts: Mutex::new(LruCache::new(size)),
+        }
     }
 
     /// Keeps the counts of an account up with a write, if they are in memory.
@@ -188,7 +203,9 @@ impl Cache {
     }
 
     fn listed(&self, account: AccountKey) -> Option<Stats> {
-        lock(&self.accounts).get(&account).map(|cached| cached.counts.listed())
+        lock(&self.accounts)
+            .get(&account)
+            .map(|cached| cached.counts.listed())
     }
 
     fn put(&self, account: AccountKey, cached: Cached) {
@@ -196,7 +213,9 @@ impl Cache {
         accounts.put(account, cached);
         let mut names: usize = accounts.iter().map(|(_, c)| c.counts.names()).sum();
         while names > CACHED_NAMES_MAX && accounts.len() > 1 {
-            let Some((_, oldest)) = accounts.pop_lru() else { break };
+            let Some((_, oldest)) = accounts.pop_lru() else {
+                break;
+            };
             names = names.saturating_sub(oldest.counts.names());
         }
     }
@@ -221,7 +240,8 @@ impl Store {
             drop(alone);
             Ok(stats)
         });
-        task.await.map_err(|_| StoreError::Corrupt("counting was interrupted".to_owned()))?
+        task.await
+            .map_err(|_| StoreError::Corrupt("counting was interrupted".to_owned()))?
     }
 
     /// Takes a snapshot of an account's aggregates, beside whatever else goes on.
@@ -247,11 +267,17 @@ impl Inner {
         if let Some(cached) = lock(&self.stats.accounts).peek(&account) {
             return Ok(cached.through);
         }
-        Ok(self.stats_head(account)?.map_or(MemoryId::default(), |head| head.through))
+        Ok(self
+            .stats_head(account)?
+            .map_or(MemoryId::default(), |head| head.through))
     }
 
     fn stats_head(&self, account: AccountKey) -> Result<Option<StatsHead>, StoreError> {
-        self.trees.stats.get(account.0)?.map(|bytes| decode(&bytes)).transpose()
+        self.trees
+            .stats
+            .get(account.0)?
+            .map(|bytes| decode(&bytes))
+            .transpose()
     }
 
     /// Derives an account's counts: snapshot, journal, and the memories since. The caller holds the
@@ -265,11 +291,20 @@ impl Inner {
             (counts, through, op) = (decode_long(&saved)?, head.through, head.op);
         }
         let since = op_key(account, op.saturating_add(1));
-        for delta in self.trees.stats_journal.range(since..=op_key(account, u64::MAX)).values() {
+        for delta in self
+            .trees
+            .stats_journal
+            .range(since..=op_key(account, u64::MAX))
+            .values()
+        {
             counts.apply(&decode::<Delta>(&delta?)?);
         }
         let last = memory_key(account, MemoryId::from_bytes([0xFF; 16]));
-        for entry in self.trees.memories.range(memory_key(account, through)..last) {
+        for entry in self
+            .trees
+            .memories
+            .range(memory_key(account, through)..last)
+        {
             let (key, bytes) = entry?;
             if memory_id(&key)? > through {
                 counts.count(&decode_borrowed::<MemoryHead<'_>>(&bytes)?.facets());
@@ -289,7 +324,11 @@ impl Inner {
         let owner = Owner::stats(account.0);
         let pieces = pieces::write(&self.trees.pieces, owner, op, &encode_long(&cached.counts)?)?;
         cached.through = usage.newest;
-        let head = StatsHead { through: cached.through, op, pieces };
+        let head = StatsHead {
+            through: cached.through,
+            op,
+            pieces,
+        };
         self.trees.stats.insert(account.0, encode(&head)?)?;
         pieces::remove_others(&self.trees.pieces, owner, Some(op))?;
         for key in self.trees.stats_journal.scan_prefix(account.0).keys() {

@@ -50,8 +50,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
         if !self.0.committer.is_poisoned() {
-            let step =
-                || self.0.swap_usage(account, |usage| Ok(usage.debit(key_no, cost, now)?));
+            let step = || {
+                self.0
+                    .swap_usage(account, |usage| Ok(usage.debit(key_no, cost, now)?))
+            };
             match self.0.run_shared(account, step).await {
                 Ok(balance) => {
                     self.0.committer.mark_dirty();
@@ -72,7 +74,10 @@ impl Store {
         cost: u64,
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
-        let balance = self.usage(account, now)?.balance_of(key_no).map_err(OpError::Refused)?;
+        let balance = self
+            .usage(account, now)?
+            .balance_of(key_no)
+            .map_err(OpError::Refused)?;
         if balance.credits_remaining < cost {
             return Err(OpError::Refused(Refusal::OutOfCredits(balance)));
         }
@@ -123,7 +128,11 @@ impl Inner {
             let mut usage: Usage = decode(current.ok_or_else(|| no_usage(account))?)?;
             settled.clear();
             settled.extend(
-                usage.intents.iter().map(|i| i.op).filter(|op| self.locks.is_done(account, *op)),
+                usage
+                    .intents
+                    .iter()
+                    .map(|i| i.op)
+                    .filter(|op| self.locks.is_done(account, *op)),
             );
             usage.settle(|op| settled.contains(&op));
             let before = usage.cycle;

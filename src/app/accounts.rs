@@ -1,0 +1,191 @@
+//! Sign-up, and what an account or key has left.
+
+use crate::domain::account::{AccountKey, Email};
+use crate::domain::key::Secret;
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::Balance;
+use crate::store::{AccountRow, KeyRow, NameTaken, NewAccount, OpError, Principal};
+
+use super::{App, Failure, new_key, random_bits};
+
+/// The name of the account that `JAVLIN_API_KEY` belongs to.
+const DEFAULT_ACCOUNT: &str = "default";
+
+/// Who wants an account.
+#[derive(Debug)]
+pub struct SignUp {
+    /// The e-mail, if one is given.
+    pub email: Option<Email>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// An account just made.
+#[derive(Debug)]
+pub struct SignedUp {
+    /// The account.
+    pub account: AccountRow,
+    /// Its first key, in clear for this once.
+    pub secret: Secret,
+}
+
+/// What a key has left, and whose it is.
+#[derive(Debug)]
+pub struct Credits {
+    /// The account's public id.
+    pub account_id: String,
+    /// The numbers.
+    pub balance: Balance,
+    /// The last metered request of the key if it is capped, else of the account.
+    pub last_activity: Option<Timestamp>,
+    /// The time of the answer.
+    pub now: Timestamp,
+}
+
+impl App {
+    /// Makes an account with its first key.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::SignupClosed`], [`Failure::PlanNotOpen`], [`Failure::UserExists`].
+    pub async fn sign_up(&self, request: SignUp) -> Result<SignedUp, Failure> {
+        let open = &self.settings().signup_plans;
+        if open.is_empty() {
+            return Err(Failure::SignupClosed);
+        }
+        if !open.contains(&request.plan) {
+            return Err(Failure::PlanNotOpen(request.plan));
+        }
+        let made = self.make_account(
+            request.email,
+            request.plan,
+            "Initial account creation",
+            None,
+        );
+        let made = made.await?.ok_or(Failure::UserExists)?;
+        log::info!(
+            "account {} signed up on {}",
+            made.account.account.anonymous_id(),
+            request.plan
+        );
+        Ok(made)
+    }
+
+    /// Makes an account. `None` if the e-mail has one.
+    pub(super) async fn make_account(
+        &self,
+        email: Option<Email>,
+        plan: Plan,
+        description: &str,
+        created_by: Option<String>,
+    ) -> Result<Option<SignedUp>, Failure> {
+        let secret = Secret::generate()?;
+        let now = self.now();
+        let new = NewAccount {
+            account: AccountKey::new(now.millis(), random_bits()),
+            name: email.map(|email| email.as_str().to_owned()),
+            plan,
+            key: new_key(&secret, description.to_owned(), None, created_by)?,
+            created_at: now,
+        };
+        match self.store().create_account(new).await {
+            Ok(account) => Ok(Some(SignedUp { account, secret })),
+            Err(OpError::Refused(NameTaken::Name)) => Ok(None),
+            Err(OpError::Refused(NameTaken::Key)) => {
+                Err(Failure::Internal("a new key was there already".to_owned()))
+            }
+            Err(OpError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// Makes the operator's key, `JAVLIN_API_KEY`, an active key of the account `default`; at start.
+    ///
+    /// Does nothing if the key is there, and warns if it was revoked: revoked stays revoked.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the store says.
+    pub async fn ensure_default_key(&self, secret: &Secret) -> Result<(), Failure> {
+        match self.authenticate(secret) {
+            Ok(_) => return Ok(()),
+            Err(Failure::KeyRevoked) => {
+                log::warn!("JAVLIN_API_KEY was revoked and stays revoked; set another or unset it");
+                return Ok(());
+            }
+            Err(Failure::InvalidKey) => {}
+            Err(failure) => return Err(failure),
+        }
+        let now = self.now();
+        let key = new_key(
+            secret,
+            "JAVLIN_API_KEY".to_owned(),
+            None,
+            Some("admin".to_owned()),
+        )?;
+        let made = if let Some(account) = self.store().account_named(DEFAULT_ACCOUNT)? {
+            self.store()
+                .create_key(account, key, None, now)
+                .await
+                .map(drop)
+                .map_err(|e| e.to_string())
+        } else {
+            let new = NewAccount {
+                account: AccountKey::new(now.millis(), random_bits()),
+                name: Some(DEFAULT_ACCOUNT.to_owned()),
+                plan: Plan::Premium,
+                key,
+                created_at: now,
+            };
+            self.store()
+                .create_account(new)
+                .await
+                .map(drop)
+                .map_err(|e| e.to_string())
+        };
+        made.map_err(|error| Failure::Internal(format!("JAVLIN_API_KEY: {error}")))?;
+        log::info!("JAVLIN_API_KEY is a key of the account {DEFAULT_ACCOUNT}");
+        Ok(())
+    }
+
+    /// Returns what a key has left.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::KeyRevoked`] if it was revoked meanwhile.
+    pub fn credits(&self, principal: &Principal) -> Result<Credits, Failure> {
+        let now = self.now();
+        let usage = self.store().usage(principal.account, now)?;
+        let share = usage.share(principal.key_no).ok_or(Failure::KeyRevoked)?;
+        let balance = usage.balance_of_share(share);
+        let last_activity = if balance.capped {
+            share.last_activity
+        } else {
+            usage.last_activity
+        };
+        let account_id = self.store().account_id(principal.account)?;
+        Ok(Credits {
+            account_id,
+            balance,
+            last_activity,
+            now,
+        })
+    }
+
+    /// Returns the account and the key that a request acts with.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::KeyRevoked`] if it was revoked meanwhile.
+    pub fn who_is(&self, principal: &Principal) -> Result<(AccountRow, KeyRow), Failure> {
+        let account = self.store().account(principal.account, self.now())?;
+        let account =
+            account.ok_or_else(|| Failure::Internal("a key has no account".to_owned()))?;
+        let key = account
+            .keys
+            .iter()
+            .find(|key| key.id == principal.key_id)
+            .cloned();
+        Ok((account, key.ok_or(Failure::KeyRevoked)?))
+    }
+}

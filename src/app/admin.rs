@@ -1,0 +1,119 @@
+//! What only the admin may do.
+
+use crate::domain::account::AccountKey;
+use crate::domain::key::{KeyId, Secret};
+use crate::domain::plan::Plan;
+use crate::domain::usage::Usage;
+use crate::store::{AccountFilter, AccountsPage};
+
+use super::{App, Failure};
+
+/// How an admin's request names an account.
+#[derive(Debug)]
+pub enum Target {
+    /// By the id of one of its keys.
+    KeyId(KeyId),
+    /// By its account id, or one of its keys.
+    AccountIdOrKey(String),
+}
+
+impl Target {
+    /// Says what kind of name the text is.
+    #[must_use]
+    pub fn parse(text: String) -> Self {
+        KeyId::parse(&text).map_or(Self::AccountIdOrKey(text), Self::KeyId)
+    }
+}
+
+/// A plan that was changed, or was the same.
+#[derive(Debug)]
+pub struct PlanChange {
+    /// The account's public id.
+    pub account_id: String,
+    /// The plan before.
+    pub previous: Plan,
+    /// The counters after.
+    pub usage: Usage,
+}
+
+impl App {
+    /// Returns accounts, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the store says.
+    pub async fn accounts(
+        &self,
+        filter: AccountFilter,
+        skip: u64,
+        limit: u64,
+    ) -> Result<AccountsPage, Failure> {
+        let now = self.now();
+        self.blocking(move |store| store.accounts(&filter, skip, limit, now))
+            .await
+    }
+
+    /// Changes an account's plan.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::UserNotFound`].
+    pub async fn change_plan(&self, target: &Target, plan: Plan) -> Result<PlanChange, Failure> {
+        let account = self.target(target)?.ok_or(Failure::UserNotFound)?;
+        let (previous, usage) = self.store().change_plan(account, plan, self.now()).await?;
+        log::info!(
+            "plan of {} changed from {previous} to {plan}",
+            account.anonymous_id()
+        );
+        Ok(PlanChange {
+            account_id: self.store().account_id(account)?,
+            previous,
+            usage,
+        })
+    }
+
+    fn target(&self, target: &Target) -> Result<Option<AccountKey>, Failure> {
+        let now = self.now();
+        let key = match target {
+            Target::KeyId(id) => self.store().key_by_id(id, now)?,
+            Target::AccountIdOrKey(text) => {
+                let name = text.trim().to_ascii_lowercase();
+                let named = if name.contains('@') { &name } else { text };
+                if let Some(account) = self.store().account_named(named)? {
+                    return Ok(Some(account));
+                }
+                self.store()
+                    .key_by_hash(&Secret::new(text.as_str()).hash(), now)?
+            }
+        };
+        Ok(key.map(|key| key.account))
+    }
+
+    /// Counts every account's memories and corrects the counters: the number of accounts, and for each
+    /// one corrected its id, the count before and the one found.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the store says.
+    pub async fn sync_memory_counts(&self) -> Result<(u64, Vec<(String, u64, u64)>), Failure> {
+        const CHUNK: u64 = 1_000;
+        let (mut seen, mut corrected) = (0u64, Vec::new());
+        loop {
+            let page = self.accounts(AccountFilter::default(), seen, CHUNK).await?;
+            let count = u64::try_from(page.rows.len()).unwrap_or(CHUNK);
+            for row in page.rows {
+                if let Some((was, is)) = self.store().recount(row.account).await? {
+                    log::warn!(
+                        "memory count of {} was {was}, is {is}",
+                        row.account.anonymous_id()
+                    );
+                    corrected.push((row.account_id, was, is));
+                }
+            }
+            seen = seen.saturating_add(count);
+            if count < CHUNK {
+                return Ok((seen, corrected));
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Who calls: a key's account, the admin, or nobody.
+
+use crate::domain::key::Secret;
+use crate::store::{KeyState, Principal};
+
+use super::{App, Failure};
+
+/// The admin key of a server that listens on loopback only and has no other.
+pub const DEFAULT_ADMIN_KEY: &str = "admin-secret-key";
+
+/// Who is the admin.
+#[derive(Debug)]
+pub enum AdminAccess {
+    /// Whoever has this key.
+    Key(Secret),
+    /// Whoever has [`DEFAULT_ADMIN_KEY`] and calls from this machine without a proxy.
+    LoopbackDefault,
+    /// Nobody, until the operator sets a key.
+    Disabled,
+}
+
+/// What a request brings to prove that it is the admin's.
+#[derive(Debug)]
+pub struct AdminProof {
+    /// The admin key, as sent.
+    pub key: Secret,
+    /// Whether the request comes straight from this machine: a loopback `Host`, no `Origin`, no
+    /// `Forwarded` and no `X-Forwarded-*`. Without it a page in a browser could use the default key.
+    pub is_local: bool,
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Nobody in particular.
+    Nobody,
+    /// An account, by one of its keys.
+    Key(Principal),
+    /// The admin.
+    Admin,
+}
+
+impl App {
+    /// Returns whom an API key belongs to.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::InvalidKey`], [`Failure::KeyRevoked`].
+    pub fn authenticate(&self, key: &Secret) -> Result<Principal, Failure> {
+        if !key.is_plausible() {
+            return Err(Failure::InvalidKey);
+        }
+        match self.store().authenticate(&key.hash())? {
+            None => Err(Failure::InvalidKey),
+            Some(KeyState::Revoked(_)) => Err(Failure::KeyRevoked),
+            Some(KeyState::Active(principal)) => Ok(principal),
+        }
+    }
+
+    /// Checks an admin key.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::AdminRequired`] if it is wrong, [`Failure::AdminDisabled`] if none could be right.
+    pub fn authenticate_admin(&self, proof: &AdminProof) -> Result<(), Failure> {
+        let default = Secret::new(DEFAULT_ADMIN_KEY);
+        match &self.settings().admin {
+            AdminAccess::Disabled => Err(Failure::AdminDisabled),
+            AdminAccess::Key(key) if proof.key.same_as(key) => Ok(()),
+            AdminAccess::LoopbackDefault if !proof.is_local => Err(Failure::AdminDisabled),
+            AdminAccess::LoopbackDefault if proof.key.same_as(&default) => Ok(()),
+            AdminAccess::Key(_) | AdminAccess::LoopbackDefault => Err(Failure::AdminRequired),
+        }
+    }
+
+    /// Says why an admin request without an admin key is refused.
+    #[must_use]
+    pub fn missing_admin_key(&self) -> Failure {
+        match self.settings().admin {
+            AdminAccess::Disabled => Failure::AdminDisabled,
+            AdminAccess::Key(_) | AdminAccess::LoopbackDefault => Failure::AdminRequired,
+        }
+    }
+}

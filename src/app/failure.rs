@@ -1,0 +1,145 @@
+//! Every way in which a use case can end without doing what was asked.
+
+use crate::domain::key::NoEntropy;
+use crate::domain::memory::MemoryError;
+use crate::domain::plan::{Plan, UnknownPlan};
+use crate::domain::usage::{Balance, Refusal};
+use crate::store::{OpError, StoreError};
+
+/// Why a request was not done. `http` gives each a status, a code and words.
+#[derive(Debug)]
+pub enum Failure {
+    /// No credential was sent.
+    MissingCredentials,
+    /// The key is nobody's.
+    InvalidKey,
+    /// The key was revoked.
+    KeyRevoked,
+    /// The admin key is missing, empty or wrong.
+    AdminRequired,
+    /// There is no admin until the operator sets a key; or not from where the request came.
+    AdminDisabled,
+    /// The caller may not do this; says what it may.
+    PermissionDenied(&'static str),
+    /// A field or query parameter has a value that it cannot have.
+    InvalidField {
+        /// Its name.
+        field: String,
+        /// What must be, as a sentence.
+        problem: String,
+    },
+    /// The admin did not say for whom a key is.
+    OwnerRequired,
+    /// The body is no memory.
+    InvalidMemory(MemoryError),
+    /// No plan has that name.
+    InvalidPlan(UnknownPlan),
+    /// No plan was given.
+    PlanRequired,
+    /// The `Idempotency-Key` was used with another body.
+    IdempotencyKeyReused,
+    /// A request with the same `Idempotency-Key` is being answered.
+    IdempotencyInFlight,
+    /// Nobody can sign up.
+    SignupClosed,
+    /// Nobody can sign up for this plan.
+    PlanNotOpen(Plan),
+    /// The key would be worth more than its maker, who has this plan.
+    PlanAboveAccount(Plan),
+    /// The e-mail has an account.
+    UserExists,
+    /// No such account.
+    UserNotFound,
+    /// No such key.
+    KeyNotFound,
+    /// The account has as many active keys as it can.
+    KeyLimitReached,
+    /// It is the account's only active key.
+    LastActiveKey,
+    /// More than one key has that masked form.
+    AmbiguousKey,
+    /// No such memory.
+    MemoryNotFound,
+    /// Too few credits.
+    OutOfCredits {
+        /// What is left.
+        balance: Balance,
+        /// What it would have cost.
+        cost: u64,
+    },
+    /// No room for another memory.
+    MemoryLimitExceeded(Balance),
+    /// Too many writes wait.
+    Overloaded,
+    /// Nothing can be written. `outcome_unknown`: this write may or may not be there later.
+    StorageUnavailable {
+        /// Whether the write was begun.
+        outcome_unknown: bool,
+    },
+    /// Our fault; the text is for the log only.
+    Internal(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable => Self::StorageUnavailable {
+                outcome_unknown: false,
+            },
+            StoreError::OutcomeUnknown => Self::StorageUnavailable {
+                outcome_unknown: true,
+            },
+            StoreError::Overloaded => Self::Overloaded,
+            error @ (StoreError::Database(_) | StoreError::Corrupt(_)) => {
+                Self::Internal(chain(&error))
+            }
+        }
+    }
+}
+
+impl From<NoEntropy> for Failure {
+    fn from(error: NoEntropy) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<UnknownPlan> for Failure {
+    fn from(error: UnknownPlan) -> Self {
+        Self::InvalidPlan(error)
+    }
+}
+
+impl From<OpError<Refusal>> for Failure {
+    /// For reads, which cost 1 at most; writes name their cost with [`Failure::of_usage`].
+    fn from(error: OpError<Refusal>) -> Self {
+        match error {
+            OpError::Refused(refusal) => Self::of_usage(refusal, 1),
+            OpError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl Failure {
+    /// Turns a refusal by the rules of usage into the failure of a request that costs `cost`.
+    #[must_use]
+    pub fn of_usage(refusal: Refusal, cost: u64) -> Self {
+        match refusal {
+            Refusal::OutOfCredits(balance) => Self::OutOfCredits { balance, cost },
+            Refusal::MemoryLimit(balance) => Self::MemoryLimitExceeded(balance),
+            Refusal::KeyRevoked => Self::KeyRevoked,
+            Refusal::Busy => Self::Overloaded,
+        }
+    }
+}
+
+/// An error and its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

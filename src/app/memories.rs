@@ -1,0 +1,307 @@
+//! Memories: added, listed, read, changed, deleted.
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::json::Object;
+use crate::domain::memory::{MemoryError, MemoryId, NewMemory};
+use crate::domain::plan::Operation;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Balance, Usage};
+use crate::store::{
+    AddMemory, Added, Changed, Debited, Deleted, OpError, Page, PageStart, Principal,
+    ReplayRefusal, UpdateRefusal,
+};
+
+use super::{App, Failure, random_bits};
+
+/// Pages that start this deep are read on a thread that may block.
+const DEEP_SKIP: usize = 1_000;
+/// Room beyond the body for what the server adds to a memory.
+const STAMP_BYTES: usize = 512;
+
+/// A memory that a client wants to add.
+#[derive(Debug)]
+pub struct AddRequest {
+    /// The memory.
+    pub memory: NewMemory,
+    /// The client's `Idempotency-Key`, and the body's bytes that it stands for.
+    pub idempotency: Option<(String, Vec<u8>)>,
+}
+
+/// The answer to an add: its own, or the one recorded before.
+#[derive(Debug)]
+pub struct Answered {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+    /// Credits debited: 0 for a recorded answer.
+    pub cost: u64,
+    /// Whether it was recorded before.
+    pub replayed: bool,
+    /// The numbers as of now.
+    pub balance: Balance,
+}
+
+/// What page is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest {
+    /// Where it starts.
+    pub start: PageStart,
+    /// How many memories.
+    pub limit: usize,
+}
+
+/// A page and what it cost.
+#[derive(Debug)]
+pub struct Listed {
+    /// The page.
+    pub page: Page,
+    /// Memories the account holds.
+    pub total: u64,
+    /// What it cost.
+    pub debited: Debited,
+    /// The time of the answer.
+    pub now: Timestamp,
+}
+
+/// A change that a client wants.
+#[derive(Debug)]
+pub struct UpdateRequest {
+    /// The memory.
+    pub id: MemoryId,
+    /// The fields to replace.
+    pub change: Object,
+}
+
+impl App {
+    /// Adds a memory. `respond` makes the answer's body.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::IdempotencyKeyReused`], [`Failure::IdempotencyInFlight`], [`Failure::OutOfCredits`],
+    /// [`Failure::MemoryLimitExceeded`].
+    pub async fn add_memory(
+        &self,
+        principal: &Principal,
+        request: &AddRequest,
+        respond: impl Fn(&Added) -> String,
+    ) -> Result<Answered, Failure> {
+        let now = self.now();
+        let replay = match &request.idempotency {
+            None => None,
+            Some((key, body)) => {
+                let (key, fingerprint) = idempotency_hashes("POST /memory", key, body);
+                match self
+                    .store()
+                    .begin_replay(principal.account, key, fingerprint, now)
+                    .await
+                {
+                    Ok(replay) => Some(replay),
+                    Err(ReplayRefusal::Answered { status, body }) => {
+                        return self.replayed(principal, status, body, now);
+                    }
+                    Err(ReplayRefusal::InFlight) => return Err(Failure::IdempotencyInFlight),
+                    Err(ReplayRefusal::Reused) => return Err(Failure::IdempotencyKeyReused),
+                    Err(ReplayRefusal::Store(error)) => return Err(error.into()),
+                }
+            }
+        };
+        let cost = Operation::AddMemory.price();
+        let add = AddMemory {
+            account: principal.account,
+            key_no: principal.key_no,
+            key_id: principal.key_id.as_str(),
+            memory: &request.memory,
+            id: MemoryId::new(now.millis(), random_bits()),
+            cost,
+            now,
+            replay: replay.as_ref(),
+        };
+        match self.store().add_memory(add, respond).await {
+            Ok((body, balance)) => Ok(Answered {
+                status: 201,
+                body,
+                cost,
+                replayed: false,
+                balance,
+            }),
+            Err(OpError::Refused(refusal)) => Err(Failure::of_usage(refusal, cost)),
+            Err(OpError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    fn replayed(
+        &self,
+        principal: &Principal,
+        status: u16,
+        body: String,
+        now: Timestamp,
+    ) -> Result<Answered, Failure> {
+        let usage = self.store().usage(principal.account, now)?;
+        let balance = usage
+            .balance_of(principal.key_no)
+            .map_err(|r| Failure::of_usage(r, 0))?;
+        Ok(Answered {
+            status,
+            body,
+            cost: 0,
+            replayed: true,
+            balance,
+        })
+    }
+
+    /// Returns a page of memories, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::OutOfCredits`].
+    pub async fn list_memories(
+        &self,
+        principal: &Principal,
+        request: PageRequest,
+    ) -> Result<Listed, Failure> {
+        let now = self.now();
+        let usage = self.affordable(principal, Operation::ListMemories, now)?;
+        let PageRequest { start, limit } = request;
+        let account = principal.account;
+        // A page past the end is empty without a walk over all that is skipped.
+        let page = match start {
+            PageStart::Skip(skip) if u64::try_from(skip).is_ok_and(|skip| skip > usage.held) => {
+                Page {
+                    entries: String::new(),
+                    count: 0,
+                    next: None,
+                }
+            }
+            PageStart::Skip(skip) if skip > DEEP_SKIP => {
+                self.blocking(move |store| store.page(account, start, limit))
+                    .await?
+            }
+            PageStart::Skip(_) | PageStart::Before(_) => {
+                self.store().page(account, start, limit)?
+            }
+        };
+        let debited = self.debit(principal, Operation::ListMemories, now).await?;
+        Ok(Listed {
+            page,
+            total: usage.held,
+            debited,
+            now,
+        })
+    }
+
+    /// Returns a memory as clients get it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::MemoryNotFound`], [`Failure::OutOfCredits`].
+    pub async fn read_memory(
+        &self,
+        principal: &Principal,
+        id: Option<MemoryId>,
+    ) -> Result<(String, Debited), Failure> {
+        let id = id.ok_or(Failure::MemoryNotFound)?;
+        let entry = self
+            .store()
+            .memory(principal.account, id)?
+            .ok_or(Failure::MemoryNotFound)?;
+        let debited = self
+            .debit(principal, Operation::ReadMemory, self.now())
+            .await?;
+        Ok((entry, debited))
+    }
+
+    /// Changes a memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::MemoryNotFound`], [`Failure::InvalidMemory`], [`Failure::OutOfCredits`].
+    pub async fn update_memory(
+        &self,
+        principal: &Principal,
+        request: UpdateRequest,
+    ) -> Result<(Changed, Debited), Failure> {
+        let body_max = self.settings().body_bytes_max;
+        let cost = Operation::UpdateMemory.price();
+        let changed = self
+            .store()
+            .update_memory(
+                principal.account,
+                principal.key_no,
+                request.id,
+                cost,
+                self.now(),
+                |entry| NewMemory::changed(entry, request.change),
+                body_max.saturating_add(STAMP_BYTES),
+                || MemoryError::TooLarge(body_max),
+            )
+            .await
+            .map_err(|error| match error {
+                OpError::Refused(UpdateRefusal::NotFound) => Failure::MemoryNotFound,
+                OpError::Refused(UpdateRefusal::Invalid(error)) => Failure::InvalidMemory(error),
+                OpError::Refused(UpdateRefusal::Usage(refusal)) => Failure::of_usage(refusal, cost),
+                OpError::Store(error) => error.into(),
+            })?;
+        let debited = Debited {
+            cost,
+            balance: changed.balance,
+        };
+        Ok((changed, debited))
+    }
+
+    /// Deletes a memory, free of charge.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::MemoryNotFound`].
+    pub async fn delete_memory(
+        &self,
+        principal: &Principal,
+        id: Option<MemoryId>,
+    ) -> Result<Deleted, Failure> {
+        let id = id.ok_or(Failure::MemoryNotFound)?;
+        let (account, key_no) = (principal.account, principal.key_no);
+        self.store()
+            .delete_memory(account, key_no, id, self.now())
+            .await
+            .map_err(|error| match error {
+                OpError::Refused(UpdateRefusal::NotFound) => Failure::MemoryNotFound,
+                OpError::Refused(UpdateRefusal::Invalid(r) | UpdateRefusal::Usage(r)) => {
+                    Failure::of_usage(r, 0)
+                }
+                OpError::Store(error) => error.into(),
+            })
+    }
+
+    /// Refuses a read that cannot be paid before any work is done for it; the debit itself comes after.
+    pub(super) fn affordable(
+        &self,
+        principal: &Principal,
+        operation: Operation,
+        now: Timestamp,
+    ) -> Result<Usage, Failure> {
+        let cost = operation.price();
+        let usage = self.store().usage(principal.account, now)?;
+        let balance = usage
+            .balance_of(principal.key_no)
+            .map_err(|r| Failure::of_usage(r, cost))?;
+        if balance.credits_remaining < cost {
+            return Err(Failure::OutOfCredits { balance, cost });
+        }
+        Ok(usage)
+    }
+}
+
+/// Hashes an `Idempotency-Key` to the name of its record, and operation and body to a fingerprint.
+fn idempotency_hashes(operation: &str, key: &str, body: &[u8]) -> ([u8; 16], [u8; 32]) {
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(Sha256::digest(key.as_bytes())) {
+        *to = from;
+    }
+    let mut fingerprint = Sha256::new();
+    fingerprint.update(operation.as_bytes());
+    fingerprint.update([0]);
+    fingerprint.update(body);
+    (name, fingerprint.finalize().into())
+}

@@ -1,0 +1,144 @@
+//! Use cases: what a request does, told in the words of the rules and the store.
+//!
+//! Each reads the time once, checks what the rules need, asks the store for one atomic operation, and
+//! returns values; `http` makes an answer of them.
+
+mod accounts;
+mod admin;
+mod authenticate;
+mod failure;
+mod keys;
+mod memories;
+mod system;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::RngExt;
+
+use crate::clock::Clock;
+use crate::domain::key::Secret;
+use crate::domain::plan::{Operation, Plan};
+use crate::domain::time::Timestamp;
+use crate::store::{Debited, Store};
+
+pub use accounts::{Credits, SignUp, SignedUp};
+pub use admin::{PlanChange, Target};
+pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
+pub use failure::Failure;
+pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
+pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
+pub use system::{HealthReport, HealthStatus, StatsReport};
+
+pub use crate::store::{
+    AccountFilter, AccountRow, AccountsPage, KeyRow, Page, PageStart, Principal, Stats,
+};
+
+/// What an operator decides about the service.
+#[derive(Debug)]
+pub struct Settings {
+    /// Plans that a sign-up may choose; empty closes sign-up.
+    pub signup_plans: Vec<Plan>,
+    /// Who is the admin.
+    pub admin: AdminAccess,
+    /// Largest request body, in bytes.
+    pub body_bytes_max: usize,
+}
+
+/// The service: the store, the clock and the settings, passed to every use case. Clones share it.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    clock: Clock,
+    settings: Settings,
+    started: Instant,
+}
+
+impl App {
+    /// Puts a service together.
+    #[must_use]
+    pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            settings,
+            started: Instant::now(),
+        }))
+    }
+
+    /// Returns the time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Returns the settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Removes what has expired. Called now and then; each call does a bounded amount of work.
+    pub async fn sweep(&self) {
+        match self.store().sweep_replays(self.now()).await {
+            Ok(0) | Err(crate::store::StoreError::Unavailable) => {}
+            Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),
+            Err(error) => log::warn!("removing old recorded answers failed: {error}"),
+        }
+    }
+
+    /// Debits a metered read, once what it answers with has been read.
+    async fn debit(
+        &self,
+        principal: &Principal,
+        operation: Operation,
+        now: Timestamp,
+    ) -> Result<Debited, Failure> {
+        let price = operation.price();
+        Ok(self
+            .store()
+            .debit(principal.account, principal.key_no, price, now)
+            .await?)
+    }
+
+    /// Runs something that may read a lot on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, crate::store::StoreError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let store = self.store().clone();
+        tokio::task::spawn_blocking(move || work(&store))
+            .await
+            .map_err(|_| Failure::Internal("a task was interrupted".to_owned()))?
+            .map_err(Failure::from)
+    }
+}
+
+/// Returns random bits for an id.
+fn random_bits() -> u128 {
+    rand::rng().random()
+}
+
+/// Makes a secret, and what the store is told of it.
+fn new_key(
+    secret: &Secret,
+    description: String,
+    cap: Option<Plan>,
+    created_by: Option<String>,
+) -> Result<crate::store::NewKey, Failure> {
+    Ok(crate::store::NewKey {
+        hash: secret.hash(),
+        id: crate::domain::key::KeyId::generate()?,
+        masked: secret.masked(),
+        description,
+        cap,
+        created_by,
+    })
+}
