@@ -1,5 +1,22 @@
-//! MemoryOS.
+//! MemoryOS: a memory service for AI assistants in one binary.
+//!
+//! | module | is | in reading order |
+//! | --- | --- | --- |
+//! | [`domain`] | the rules: plans, cycles, usage, keys, memories | 1 |
+//! | [`store`] | the rules' facts on the disk, as atomic operations on sled | 2 |
+//! | [`app`] | the use cases | 3 |
+//! | [`http`] | routes, credentials, bodies, answers | 4 |
+//! | [`server`] | listening, serving, stopping | 5 |
+//! | [`config`], [`cli`], [`telemetry`], [`clock`] | settings, commands, the log, the time | 6 |
+//!
+//! `ARCHITECTURE.md` has the map, what is absent, and one request walked through.
+
 pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod http;
+pub mod server;
 pub mod store;
+pub mod telemetry;

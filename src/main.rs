@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary `memoryos`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    memoryos::cli::run()
+}

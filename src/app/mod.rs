@@ -43,6 +43,8 @@ pub struct Settings {
     pub admin: AdminAccess,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// Where clients reach the service, for its description; without a slash at its end.
+    pub public_url: Option<String>,
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.

@@ -244,6 +244,18 @@ impl NewMemory {
         Self::parse(entry)
     }
 
+    /// Checks what can be checked of a change without the memory that it is for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::changed`].
+    pub fn check_change(change: Object) -> Result<(), MemoryError> {
+        const ANY: &[u8] =
+            br#"{"topic":"t","type":"t","category":"c","input":"","output":"","success":true}"#;
+        let entry = Object::parse(ANY).unwrap_or_default();
+        Self::changed(entry, change).map(drop)
+    }
+
     /// Returns the memory as the JSON object that clients get, without insignificant space of our own.
     #[must_use]
     pub fn entry_json(&self, stamp: &Stamp<'_>) -> String {

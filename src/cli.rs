@@ -1,0 +1,137 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::clock::Clock;
+use crate::config::{Config, Secrets, ServeArgs};
+use crate::server::Server;
+
+/// The release and the commit it was built from.
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("MEMORYOS_COMMIT"),
+    ")"
+);
+
+/// A setting is wrong.
+const EXIT_USAGE: u8 = 2;
+/// The machine does not let us.
+const EXIT_FAILURE: u8 = 1;
+
+const AFTER_HELP: &str = "\
+Examples:
+  memoryos                                    serve on http://127.0.0.1:5000, data in ./data
+  memoryos serve --host 0.0.0.0 --port 8080   serve every network (set ADMIN_KEY)
+  curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
+
+Secrets come from the environment or a file, never from a flag:
+  ADMIN_KEY, ADMIN_KEY_FILE   the admin key, 32 characters or more off loopback
+  JAVLIN_API_KEY              a key of the built-in account `default` (12 to 128 characters)
+  RUST_LOG                    what the log shows: error, warn, info (default), debug
+
+Exit codes: 0 stopped or done, 1 the machine or the data does not allow it, 2 a setting is wrong.";
+
+/// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "memoryos", version = VERSION, after_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the HTTP API; also what runs without a subcommand.
+    #[command(after_help = AFTER_HELP)]
+    Serve(ServeArgs),
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => serve(args),
+    }
+}
+
+fn serve(args: ServeArgs) -> ExitCode {
+    crate::telemetry::start();
+    let config = match Secrets::from_environment().and_then(|secrets| Config::new(args, secrets)) {
+        Ok(config) => config,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    let code = runtime.block_on(async {
+        // Before the start: a signal during recovery ends the process as any other does.
+        let stop = match stop_signal() {
+            Ok(stop) => stop,
+            Err(error) => return fail(EXIT_FAILURE, &error),
+        };
+        match Server::start(config, Clock::System).await {
+            Ok(server) => {
+                server.run(stop).await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(EXIT_FAILURE, &error),
+        }
+    });
+    // Connections that were cut may still hold tasks.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}
+
+/// Ends at the first SIGTERM or SIGINT; at the second the process ends at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = stop.send(());
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        log::warn!("a second signal: ending at once");
+        std::process::exit(i32::from(EXIT_FAILURE));
+    });
+    Ok(async move {
+        let _ = stopped.await;
+    })
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a command that failed"
+)]
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    eprintln!("memoryos: {text}");
+    ExitCode::from(code)
+}

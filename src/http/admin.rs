@@ -1,0 +1,163 @@
+//! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`.
+
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::{AccountFilter, AccountRow, App, Failure, PlanChange, Target};
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+
+use super::apikey::page_and_limit;
+use super::reply::{Answer, Pagination, Reply};
+use super::request::Request;
+
+/// Answer of `GET /admin/users`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UsersJson {
+    /// Accounts that match.
+    total_users: u64,
+    /// Those that have an active key.
+    active_users: u64,
+    pagination: Pagination,
+    users: Vec<AccountJson>,
+}
+
+/// An account as the admin sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AccountJson {
+    account_id: String,
+    email: Option<String>,
+    plan: Plan,
+    credits_remaining: u64,
+    credits_used_this_cycle: u64,
+    total_credits_used: u64,
+    memory_count: u64,
+    memory_limit: u64,
+    #[schema(value_type = String, format = DateTime)]
+    reset_date: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_activity: Option<Timestamp>,
+    /// `active` or `inactive`.
+    status: &'static str,
+    /// The active keys, masked.
+    api_keys: Vec<String>,
+}
+
+impl From<AccountRow> for AccountJson {
+    fn from(row: AccountRow) -> Self {
+        let balance = row.usage.balance();
+        Self {
+            account_id: row.account_id,
+            email: row.email,
+            plan: balance.plan,
+            credits_remaining: balance.credits_remaining,
+            credits_used_this_cycle: balance.credits_used,
+            total_credits_used: balance.credits_used_ever,
+            memory_count: balance.memory_count,
+            memory_limit: balance.memory_limit,
+            reset_date: balance.reset,
+            created_at: row.created_at,
+            last_activity: row.usage.last_activity,
+            status: if row.active { "active" } else { "inactive" },
+            api_keys: row.keys.into_iter().map(|key| key.masked).collect(),
+        }
+    }
+}
+
+/// `GET /admin/users`.
+pub(super) async fn users(app: App, request: Request) -> Answer {
+    let (page, limit, skip) = page_and_limit(&request)?;
+    let contains = request.query_param("q")?.filter(|q| !q.is_empty());
+    let found = app
+        .accounts(AccountFilter { contains }, skip, limit)
+        .await?;
+    Reply::json(
+        StatusCode::OK,
+        &UsersJson {
+            total_users: found.total,
+            active_users: found.active,
+            pagination: Pagination::new(page, limit, found.total),
+            users: found.rows.into_iter().map(AccountJson::from).collect(),
+        },
+    )
+}
+
+/// Answer of `PUT /admin/user/{key}/plan`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlanChangedJson {
+    message: String,
+    account_id: String,
+    plan: Plan,
+    previous_plan: Plan,
+    credits_remaining: u64,
+    memory_limit: u64,
+    #[schema(value_type = String, format = DateTime)]
+    reset_date: Timestamp,
+}
+
+/// `PUT /admin/user/{key}/plan`.
+pub(super) async fn change_plan(app: App, request: Request) -> Answer {
+    let mut fields = request.fields()?;
+    let plan = fields.plan("plan")?;
+    fields.finish()?;
+    let plan = plan.ok_or(Failure::PlanRequired)?;
+    let target = Target::parse(request.path_param("key")?);
+    let PlanChange {
+        account_id,
+        previous,
+        usage,
+    } = app.change_plan(&target, plan).await?;
+    let balance = usage.balance();
+    Reply::json(
+        StatusCode::OK,
+        &PlanChangedJson {
+            message: format!("Plan updated to {plan}"),
+            account_id,
+            plan: balance.plan,
+            previous_plan: previous,
+            credits_remaining: balance.credits_remaining,
+            memory_limit: balance.memory_limit,
+            reset_date: balance.reset,
+        },
+    )
+}
+
+/// Answer of `POST /admin/sync-memory-counts`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SyncJson {
+    message: String,
+    total_users: u64,
+    corrected: Vec<CorrectedJson>,
+}
+
+/// An account whose count was wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CorrectedJson {
+    account_id: String,
+    was: u64,
+    is: u64,
+}
+
+/// `POST /admin/sync-memory-counts`.
+pub(super) async fn sync(app: App, request: Request) -> Answer {
+    request.optional_fields()?.finish()?;
+    let (total_users, corrected) = app.sync_memory_counts().await?;
+    let corrected = corrected.into_iter();
+    Reply::json(
+        StatusCode::OK,
+        &SyncJson {
+            message: format!("Synced memory counts for {total_users} users"),
+            total_users,
+            corrected: corrected
+                .map(|(account_id, was, is)| CorrectedJson {
+                    account_id,
+                    was,
+                    is,
+                })
+                .collect(),
+        },
+    )
+}

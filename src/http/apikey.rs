@@ -1,0 +1,244 @@
+//! `/apikey/new`, `/apikey/list`, `/apikey/{key}`.
+
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::{AccountRow, App, Caller, CreateKey, KeyAddress, KeyRow, OwnerName};
+use crate::domain::key::KeyId;
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+
+use super::account::email_field;
+use super::error::ApiError;
+use super::reply::{Answer, Pagination, Reply};
+use super::request::Request;
+
+/// Most characters of a key's description.
+const DESCRIPTION_CHARS_MAX: usize = 256;
+/// Entries of a page if nobody says.
+const PAGE_DEFAULT: u64 = 50;
+/// Most entries of a page; more is taken as this.
+const PAGE_MAX: u64 = 100;
+
+/// A key as lists show it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeyJson {
+    /// Whose it is; in the admin's list only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_id: Option<String>,
+    /// The key, masked.
+    api_key: String,
+    key_id: String,
+    plan: Plan,
+    description: String,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_activity: Option<Timestamp>,
+    /// `active` or `inactive`.
+    status: &'static str,
+    /// Whether the request came with this key.
+    is_current: bool,
+    /// Credits that this key can still spend now.
+    credits_remaining: u64,
+    credits_used_this_cycle: u64,
+    /// Memories stored with this key and still held.
+    memory_count: u64,
+}
+
+impl KeyJson {
+    pub fn of(account: &AccountRow, key: &KeyRow, current: Option<&KeyId>) -> Self {
+        let balance = account.usage.balance_of_share(&key.share);
+        let is_active = key.revoked_at.is_none();
+        Self {
+            account_id: None,
+            api_key: key.masked.clone(),
+            key_id: key.id.to_string(),
+            plan: balance.plan,
+            description: key.description.clone(),
+            created_at: key.created_at,
+            last_activity: key.share.last_activity,
+            status: if is_active { "active" } else { "inactive" },
+            is_current: current == Some(&key.id),
+            credits_remaining: if is_active {
+                balance.credits_remaining
+            } else {
+                0
+            },
+            credits_used_this_cycle: key.share.used,
+            memory_count: key.share.held,
+        }
+    }
+}
+
+/// Answer of `POST /apikey/new`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CreatedKeyJson {
+    message: &'static str,
+    /// The key; shown this once.
+    #[schema(min_length = 32, max_length = 32)]
+    api_key: String,
+    key_id: String,
+    plan: Plan,
+    description: String,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    warning: &'static str,
+    account_id: String,
+}
+
+/// `POST /apikey/new`.
+pub(super) async fn create(app: App, request: Request) -> Answer {
+    let mut fields = request.optional_fields()?;
+    if fields.string("api_key")?.is_some() {
+        return Err(ApiError::field(
+            "api_key",
+            "The server makes the key; leave api_key out.",
+        ));
+    }
+    let email = email_field(&mut fields)?;
+    let account_id = fields.string("account_id")?;
+    let plan = fields.plan("plan")?;
+    let description = fields.string("description")?;
+    fields.finish()?;
+    if description
+        .as_ref()
+        .is_some_and(|d| d.chars().count() > DESCRIPTION_CHARS_MAX)
+    {
+        return Err(ApiError::field(
+            "description",
+            "It may have 256 characters.",
+        ));
+    }
+    let owner = match (email, account_id) {
+        (None, None) => None,
+        (Some(email), None) => Some(OwnerName::Email(email)),
+        (None, Some(id)) => Some(OwnerName::AccountId(id)),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::field(
+                "account_id",
+                "Send the email or the account_id, not both.",
+            ));
+        }
+    };
+    let made = app
+        .create_key(
+            &request.caller,
+            CreateKey {
+                owner,
+                plan,
+                description,
+            },
+        )
+        .await?;
+    Reply::json(
+        StatusCode::CREATED,
+        &CreatedKeyJson {
+            message: "API key generated successfully",
+            api_key: made.secret.reveal().to_owned(),
+            key_id: made.key.id.to_string(),
+            plan: made.plan,
+            description: made.key.description,
+            created_at: made.key.created_at,
+            warning: "Save this API key now. You will not be able to see it again.",
+            account_id: made.account_id,
+        },
+    )
+}
+
+/// Answer of `GET /apikey/list`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeyListJson {
+    /// Whose keys they are; not in the admin's list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_id: Option<String>,
+    total_keys: u64,
+    api_keys: Vec<KeyJson>,
+    /// In the admin's list only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pagination: Option<Pagination>,
+}
+
+/// `GET /apikey/list`.
+pub(super) async fn list(app: App, request: Request) -> Answer {
+    let revoked_too = match request.query_param("status")?.as_deref() {
+        None | Some("active") => false,
+        Some("all") => true,
+        Some(_) => return Err(ApiError::field("status", "It must be active or all.")),
+    };
+    match &request.caller {
+        Caller::Key(principal) => {
+            let (account, keys) = app.keys_of(principal, revoked_too).await?;
+            let current = Some(&principal.key_id);
+            let api_keys: Vec<_> = keys
+                .iter()
+                .map(|key| KeyJson::of(&account, key, current))
+                .collect();
+            Reply::json(
+                StatusCode::OK,
+                &KeyListJson {
+                    account_id: Some(account.account_id),
+                    total_keys: u64::try_from(api_keys.len()).unwrap_or(u64::MAX),
+                    api_keys,
+                    pagination: None,
+                },
+            )
+        }
+        Caller::Admin | Caller::Nobody => {
+            let (page, limit, skip) = page_and_limit(&request)?;
+            let (keys, total) = app.all_keys(revoked_too, skip, limit).await?;
+            let api_keys = keys.iter().map(|(account, key)| KeyJson {
+                account_id: Some(account.account_id.clone()),
+                ..KeyJson::of(account, key, None)
+            });
+            Reply::json(
+                StatusCode::OK,
+                &KeyListJson {
+                    account_id: None,
+                    total_keys: total,
+                    api_keys: api_keys.collect(),
+                    pagination: Some(Pagination::new(page, limit, total)),
+                },
+            )
+        }
+    }
+}
+
+/// Returns `page`, `limit` and how many entries come before the page.
+pub(super) fn page_and_limit(request: &Request) -> Result<(u64, u64, u64), ApiError> {
+    let page = request.positive_param("page")?.unwrap_or(1);
+    let limit = request
+        .positive_param("limit")?
+        .unwrap_or(PAGE_DEFAULT)
+        .min(PAGE_MAX);
+    Ok((page, limit, page.saturating_sub(1).saturating_mul(limit)))
+}
+
+/// Answer of `DELETE /apikey/{key}`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RevokedKeyJson {
+    message: &'static str,
+    /// The key, masked.
+    revoked_key: String,
+    key_id: String,
+    #[schema(value_type = String, format = DateTime)]
+    revoked_at: Timestamp,
+    note: &'static str,
+}
+
+/// `DELETE /apikey/{key}`.
+pub(super) async fn revoke(app: App, request: Request) -> Answer {
+    let address = KeyAddress::parse(request.path_param("key")?);
+    let revoked = app.revoke_key(&request.caller, address).await?.key;
+    Reply::json(
+        StatusCode::OK,
+        &RevokedKeyJson {
+            message: "API key revoked successfully",
+            revoked_key: revoked.masked,
+            key_id: revoked.id.to_string(),
+            revoked_at: revoked.revoked_at.unwrap_or_else(|| app.now()),
+            note: "Key is now inactive but usage history is preserved",
+        },
+    )
+}

@@ -1,0 +1,348 @@
+//! HTTP: warp, and nothing but warp. Every route is in [`ENDPOINTS`]; this is the way of a request:
+//!
+//! 1. [`trace`] gives it an id, catches panics, writes the log line and the headers of every answer.
+//! 2. A warp filter matches its path; another path ends as 404.
+//! 3. [`select`] finds the endpoint for its method, or makes a 405 with `Allow`.
+//! 4. [`auth::caller`] says who calls, as a value, against the store's trees.
+//! 5. [`request::read_body`] reads the body, if the endpoint has one.
+//! 6. The handler checks path, query and fields, and calls a use case.
+//!
+//! After the path has matched nothing rejects: each step hands on a value or an error.
+
+mod account;
+mod admin;
+mod apikey;
+mod auth;
+mod error;
+mod memory;
+pub mod openapi;
+mod reply;
+mod request;
+mod system;
+mod trace;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::{Buf, Bytes};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http::header::{ALLOW, HeaderValue};
+use http::{HeaderMap, Method, Response};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use crate::app::{App, Caller};
+
+pub use auth::Access;
+pub use error::{ApiError, Code};
+pub use trace::answer;
+
+use reply::{Answer, Reply};
+use request::{BodyStream, Request};
+
+type Handler = fn(App, Request) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// One method of one path.
+pub struct Endpoint {
+    /// The method.
+    pub method: Method,
+    /// The path, names in braces.
+    pub path: &'static str,
+    /// Whom it is for.
+    pub access: Access,
+    /// Whether it reads a body.
+    pub has_body: bool,
+    /// What it does, for the list at `/`.
+    pub summary: &'static str,
+    handler: Handler,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+macro_rules! endpoint {
+    ($method:ident $path:literal $access:ident $body:literal $handler:path, $summary:literal) => {
+        Endpoint {
+            method: Method::$method,
+            path: $path,
+            access: Access::$access,
+            has_body: $body,
+            summary: $summary,
+            handler: |app, request| Box::pin($handler(app, request)),
+        }
+    };
+}
+
+/// Every route of the service.
+pub static ENDPOINTS: &[Endpoint] = &[
+    endpoint!(GET "/" Open false system::index, "This list"),
+    endpoint!(GET "/health" Open false system::health, "Health check"),
+    endpoint!(GET "/openapi.json" Open false system::openapi, "Description of this API"),
+    endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
+    endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
+    endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
+    endpoint!(POST "/apikey/new" KeyOrAdmin true apikey::create, "Make an API key"),
+    endpoint!(GET "/apikey/list" KeyOrAdmin false apikey::list, "List API keys"),
+    endpoint!(DELETE "/apikey/{key}" KeyOrAdmin false apikey::revoke, "Revoke an API key"),
+    endpoint!(GET "/memory" Key false memory::list, "List memories (1 credit)"),
+    endpoint!(POST "/memory" Key true memory::add, "Add a memory (2 credits)"),
+    endpoint!(GET "/memory/{id}" Key false memory::read, "Read a memory (1 credit)"),
+    endpoint!(PATCH "/memory/{id}" Key true memory::update, "Change a memory (2 credits)"),
+    endpoint!(DELETE "/memory/{id}" Key false memory::delete, "Delete a memory"),
+    endpoint!(GET "/stats" Key false system::stats, "Statistics of the memories (1 credit)"),
+    endpoint!(GET "/gpt-status" Key false system::gpt_status, "Status for a GPT (1 credit)"),
+    endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
+    endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
+    endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
+];
+
+/// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
+/// too.
+pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
+    let at = |path: &'static str| resource(app, path, end());
+    let named = |path: &'static str| resource(app, path, name().and(warp::path::end()).boxed());
+    let segment = warp::path::path::<&'static str>;
+    let memory = segment("memory")
+        .and(at("/memory").or(named("/memory/{id}")).unify())
+        .boxed();
+    let apikey = segment("apikey")
+        .and(segment("new").and(at("/apikey/new")))
+        .or(segment("apikey")
+            .and(segment("list"))
+            .and(at("/apikey/list")))
+        .unify()
+        .or(segment("apikey").and(named("/apikey/{key}")))
+        .unify()
+        .boxed();
+    let plan = name().and(segment("plan")).and(warp::path::end()).boxed();
+    let admin = segment("admin")
+        .and(segment("users").and(at("/admin/users")))
+        .or(segment("admin")
+            .and(segment("sync-memory-counts"))
+            .and(at("/admin/sync-memory-counts")))
+        .unify()
+        .or(segment("admin").and(segment("user")).and(resource(
+            app,
+            "/admin/user/{key}/plan",
+            plan,
+        )))
+        .unify()
+        .boxed();
+    let reads = segment("credits")
+        .and(at("/credits"))
+        .or(segment("stats").and(at("/stats")))
+        .unify()
+        .or(segment("gpt-status").and(at("/gpt-status")))
+        .unify()
+        .boxed();
+    let open = segment("health")
+        .and(at("/health"))
+        .or(segment("signup").and(at("/signup")))
+        .unify()
+        .or(segment("login").and(at("/login")))
+        .unify()
+        .or(segment("openapi.json").and(at("/openapi.json")))
+        .unify()
+        .or(at("/"))
+        .unify()
+        .boxed();
+    exact_path()
+        .and(
+            memory
+                .or(reads)
+                .unify()
+                .or(apikey)
+                .unify()
+                .or(open)
+                .unify()
+                .or(admin)
+                .unify(),
+        )
+        .recover(|_| std::future::ready(Ok::<_, std::convert::Infallible>(unmatched())))
+        .unify()
+        .boxed()
+}
+
+/// A path that ends here; it names nothing.
+fn end() -> BoxedFilter<(String,)> {
+    warp::path::end().map(String::new).boxed()
+}
+
+/// A segment that is a name.
+fn name() -> BoxedFilter<(String,)> {
+    warp::path::param::<String>().boxed()
+}
+
+/// Refuses paths that warp takes for another: one with a slash at its end is another path.
+fn exact_path() -> BoxedFilter<()> {
+    warp::path::full()
+        .and_then(|path: warp::path::FullPath| {
+            let path = path.as_str();
+            let is_exact = path == "/" || !path.ends_with('/');
+            std::future::ready(if is_exact {
+                Ok(())
+            } else {
+                Err(warp::reject::not_found())
+            })
+        })
+        .untuple_one()
+        .boxed()
+}
+
+/// What came in, before anything is known of it but its path.
+struct Incoming {
+    method: Method,
+    headers: HeaderMap,
+    param: String,
+    query: String,
+    body: BodyStream,
+}
+
+/// Returns the filter of one path: method, caller, body, handler. It never rejects.
+fn resource(
+    app: &App,
+    path: &'static str,
+    matched: BoxedFilter<(String,)>,
+) -> BoxedFilter<(Response<Bytes>,)> {
+    let (select_app, run_app) = (app.clone(), app.clone());
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let body = warp::body::stream().map(boxed_body);
+    matched
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(body)
+        .map(|param, method, headers, query, body| Incoming {
+            method,
+            headers,
+            param,
+            query,
+            body,
+        })
+        .map(move |incoming: Incoming| {
+            let selected = select(path, &incoming.method);
+            let caller = selected.and_then(|endpoint| {
+                auth::caller(&select_app, endpoint.access, &incoming.headers)
+                    .map(|caller| (endpoint, caller))
+            });
+            (incoming, caller)
+        })
+        .untuple_one()
+        .then(move |incoming: Incoming, selected: Result<_, ApiError>| {
+            let app = run_app.clone();
+            async move {
+                let mut log = trace::Logged {
+                    path: Some(path),
+                    key_id: None,
+                };
+                let answer = match selected {
+                    Err(error) => Err(error),
+                    Ok(selected) => run(&app, incoming, selected, &mut log).await,
+                };
+                let mut response = answer.map_or_else(unanswered, Reply::into_response);
+                response.extensions_mut().insert(log);
+                response
+            }
+        })
+        .boxed()
+}
+
+fn boxed_body<B: Buf, E: 'static>(
+    body: impl Stream<Item = Result<B, E>> + Send + 'static,
+) -> BodyStream {
+    body.map_ok(|mut part| {
+        let length = part.remaining();
+        part.copy_to_bytes(length)
+    })
+    .map_err(drop)
+    .boxed()
+}
+
+/// Finds the endpoint of a path for a method.
+fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiError> {
+    let of_path = || ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
+    let wanted = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    if let Some(endpoint) = of_path().find(|endpoint| endpoint.method == *wanted) {
+        return Ok(endpoint);
+    }
+    let mut allow: Vec<&str> = Vec::new();
+    for endpoint in of_path() {
+        allow.push(endpoint.method.as_str());
+        if endpoint.method == Method::GET {
+            allow.push("HEAD");
+        }
+    }
+    allow.push("OPTIONS");
+    let allow = allow.join(", ");
+    let message = format!("{path} takes {allow}.");
+    let error = ApiError::new(Code::MethodNotAllowed, "Method not allowed", message);
+    Err(match HeaderValue::from_str(&allow) {
+        Ok(allow) => error.with_header(ALLOW, allow),
+        Err(_) => error,
+    })
+}
+
+/// Reads the body and calls the handler.
+async fn run(
+    app: &App,
+    incoming: Incoming,
+    (endpoint, caller): (&'static Endpoint, Caller),
+    log: &mut trace::Logged,
+) -> Answer {
+    log.key_id = match &caller {
+        Caller::Key(principal) => Some(principal.key_id.to_string()),
+        Caller::Admin => Some("admin".to_owned()),
+        Caller::Nobody => None,
+    };
+    let Incoming {
+        headers,
+        param,
+        query,
+        body,
+        ..
+    } = incoming;
+    let body = if endpoint.has_body {
+        request::read_body(&headers, body, app.settings().body_bytes_max).await?
+    } else {
+        Bytes::new()
+    };
+    (endpoint.handler)(
+        app.clone(),
+        Request {
+            caller,
+            param,
+            query,
+            headers,
+            body,
+        },
+    )
+    .await
+}
+
+/// An error as a response: [`trace`] renders it, for only there the request's id is known.
+fn unanswered(error: ApiError) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = error.code.word_and_status().1;
+    response.extensions_mut().insert(error);
+    response
+}
+
+fn unmatched() -> Response<Bytes> {
+    let mut paths: Vec<&str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
+    paths.dedup();
+    unanswered(
+        ApiError::new(
+            Code::EndpointNotFound,
+            "Endpoint not found",
+            "Check the path; a slash at its end makes it another one.",
+        )
+        .with("available_endpoints", paths),
+    )
+}

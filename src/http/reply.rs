@@ -1,0 +1,228 @@
+//! Answers: JSON bodies, credits in headers, and what the log is told of them.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::app::Failure;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::Balance;
+use crate::store::Debited;
+
+use super::error::ApiError;
+
+/// The warning of a body or a list of warnings under a quarter of the plan's credits.
+pub(crate) const LOW_CREDITS: &str = "Low credits - less than 25% remaining";
+
+/// The header names of what a request cost.
+const COST: HeaderName = HeaderName::from_static("x-credits-cost");
+const LIMIT: HeaderName = HeaderName::from_static("x-credits-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-credits-reset");
+
+/// How a handler ends: an answer, or what the client is told instead.
+pub(crate) type Answer = Result<Reply, ApiError>;
+
+/// An answer that was not yet given to the connection.
+#[derive(Debug)]
+pub(crate) struct Reply(Response<Bytes>);
+
+impl Reply {
+    /// Makes an answer of JSON text.
+    pub fn json_text(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        Self(response)
+    }
+
+    /// Makes an answer of a value.
+    ///
+    /// # Errors
+    ///
+    /// A 500 if the value has no JSON form, which no type of ours has.
+    pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+        Ok(Self::json_text(status, to_json(value)?))
+    }
+
+    /// Says in headers what the request cost and what is left.
+    #[must_use]
+    pub fn metered(mut self, debited: &Debited, now: Timestamp) -> Self {
+        for (name, value) in credit_headers(debited.cost, &debited.balance, now) {
+            self.0.headers_mut().insert(name, value);
+        }
+        self
+    }
+
+    /// Sets a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers_mut().insert(name, value);
+        self
+    }
+
+    pub fn into_response(self) -> Response<Bytes> {
+        self.0
+    }
+}
+
+/// Returns the JSON text of a value.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
+    serde_json::to_string(value)
+        .map_err(|error| Failure::Internal(format!("no JSON form: {error}")).into())
+}
+
+/// Puts `"name":raw` at the front of the object `rest`: stored JSON goes out without being parsed.
+pub(crate) fn splice(name: &str, raw: &str, rest: &str) -> String {
+    let mut body = String::with_capacity(
+        raw.len()
+            .saturating_add(rest.len())
+            .saturating_add(name.len() + 8),
+    );
+    body.push_str("{\"");
+    body.push_str(name);
+    body.push_str("\":");
+    body.push_str(raw);
+    match rest.strip_prefix('{') {
+        Some("}") | None => body.push('}'),
+        Some(members) => {
+            body.push(',');
+            body.push_str(members);
+        }
+    }
+    body
+}
+
+/// Returns the `X-Credits-*` headers.
+pub(crate) fn credit_headers(
+    cost: u64,
+    balance: &Balance,
+    now: Timestamp,
+) -> [(HeaderName, HeaderValue); 4] {
+    [
+        (COST, cost.into()),
+        (LIMIT, balance.credits_limit.into()),
+        (REMAINING, balance.credits_remaining.into()),
+        (RESET, now.seconds_until(balance.reset).into()),
+    ]
+}
+
+/// The part of a metered body that tells what the call cost.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct CreditInfo {
+    /// Credits left after this call.
+    pub credits_remaining: u64,
+    /// Credits that this call cost.
+    pub credits_used: u64,
+    /// There when less than a quarter of the plan's credits is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<&'static str>,
+}
+
+impl CreditInfo {
+    pub fn of(debited: &Debited) -> Self {
+        Self {
+            credits_remaining: debited.balance.credits_remaining,
+            credits_used: debited.cost,
+            warning: low_credits(&debited.balance),
+        }
+    }
+}
+
+/// Returns the warning for a balance under a quarter of the plan's credits.
+pub(crate) fn low_credits(balance: &Balance) -> Option<&'static str> {
+    balance.credits_low().then_some(LOW_CREDITS)
+}
+
+/// The room for memories, as an add or a delete leaves it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct MemoryRoom {
+    /// Memories held.
+    pub current_count: u64,
+    /// Memories of the plan.
+    pub limit: u64,
+    /// Memories that can still be added.
+    pub remaining: u64,
+}
+
+impl MemoryRoom {
+    pub fn of(balance: &Balance) -> Self {
+        Self {
+            current_count: balance.memory_count,
+            limit: balance.memory_limit,
+            remaining: balance.memory_remaining,
+        }
+    }
+}
+
+/// Where a page of numbered pages lies.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct Pagination {
+    /// The page, from 1.
+    pub page: u64,
+    /// Most entries of a page.
+    pub limit: u64,
+    /// Entries in all.
+    pub total: u64,
+    /// Pages in all; 0 for no entries.
+    pub pages: u64,
+}
+
+impl Pagination {
+    pub fn new(page: u64, limit: u64, total: u64) -> Self {
+        Self {
+            page,
+            limit,
+            total,
+            pages: total.div_ceil(limit.max(1)),
+        }
+    }
+}
+
+/// Returns `part` of `whole` in percent, rounded half up to one decimal; 0 of nothing.
+pub(crate) fn percent(part: u64, whole: u64) -> f64 {
+    tenths_of_percent(part, whole).map_or(0.0, |tenths| f64::from(tenths) / 10.0)
+}
+
+/// Returns `part` of `whole` in tenths of a percent, rounded half up. `None` of nothing.
+pub(crate) fn tenths_of_percent(part: u64, whole: u64) -> Option<u32> {
+    let whole = u128::from(whole);
+    let doubled = u128::from(part).saturating_mul(2_000).saturating_add(whole);
+    let tenths = doubled.checked_div(whole.saturating_mul(2))?;
+    Some(u32::try_from(tenths).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_round_half_up_to_one_decimal() {
+        for (part, whole, expected) in [
+            (7, 8, 875),
+            (1, 3, 333),
+            (2, 3, 667),
+            (1, 2_000, 1), // 0.05 % is half of a tenth
+            (1, 2_001, 0),
+            (9_967, 10_000, 997), // 99.67
+            (100, 100, 1_000),
+            (110, 100, 1_100),
+        ] {
+            assert_eq!(
+                tenths_of_percent(part, whole),
+                Some(expected),
+                "{part}/{whole}"
+            );
+        }
+        assert_eq!(tenths_of_percent(0, 0), None);
+        assert_eq!(percent(7, 8).to_string(), "87.5");
+    }
+
+    #[test]
+    fn splicing_makes_one_object() {
+        assert_eq!(splice("a", "[1]", r#"{"b":2}"#), r#"{"a":[1],"b":2}"#);
+        assert_eq!(splice("a", "[1]", "{}"), r#"{"a":[1]}"#);
+    }
+}

@@ -1,0 +1,255 @@
+//! What a handler gets: a request whose path, method, caller and body were checked, in that order.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
+
+use crate::app::{Caller, Principal};
+use crate::domain::json::{self, Object};
+use crate::domain::plan::Plan;
+
+use super::error::{ApiError, Code};
+
+/// Longest time between two parts of a body.
+const BODY_IDLE: Duration = Duration::from_secs(10);
+/// Longest time for a whole body.
+const BODY_TOTAL: Duration = Duration::from_secs(30);
+
+/// The stream of a request's body, as it comes from the connection.
+pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
+
+/// A request on its way to a handler.
+pub(crate) struct Request {
+    /// Who calls.
+    pub caller: Caller,
+    /// The part of the path that is a name, as it was sent.
+    pub param: String,
+    /// The query, as it was sent.
+    pub query: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Request {
+    /// Returns the account and key that call. Only for routes that need a key.
+    pub fn principal(&self) -> Result<&Principal, ApiError> {
+        match &self.caller {
+            Caller::Key(principal) => Ok(principal),
+            Caller::Nobody | Caller::Admin => Err(crate::app::Failure::MissingCredentials.into()),
+        }
+    }
+
+    /// Returns the fields of the body; none of an empty one.
+    pub fn optional_fields(&self) -> Result<Fields, ApiError> {
+        if self.body.is_empty() {
+            Ok(Fields(Object::default()))
+        } else {
+            self.fields()
+        }
+    }
+
+    /// Returns the fields of the body, which must be there.
+    pub fn fields(&self) -> Result<Fields, ApiError> {
+        self.object().map(Fields)
+    }
+
+    /// Returns the body as an object, which must be there.
+    pub fn object(&self) -> Result<Object, ApiError> {
+        if self.body.is_empty() {
+            return Err(ApiError::new(
+                Code::MissingBody,
+                "No JSON data provided",
+                "Send a JSON object as the request's body.",
+            ));
+        }
+        Ok(Object::parse(&self.body)?)
+    }
+
+    /// Returns the name in the path, percent-decoded.
+    pub fn path_param(&self, name: &str) -> Result<String, ApiError> {
+        percent_decode_str(&self.param)
+            .decode_utf8()
+            .map(std::borrow::Cow::into_owned)
+            .map_err(|_| ApiError::field(name, "The path must be percent-encoded UTF-8."))
+    }
+
+    /// Returns a query parameter. `None` if it is not there.
+    pub fn query_param(&self, name: &str) -> Result<Option<String>, ApiError> {
+        let mut found = None;
+        for pair in self.query.split('&') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if decode_query(name, key)? != name {
+                continue;
+            }
+            if found.is_some() {
+                return Err(ApiError::field(
+                    name,
+                    "A query parameter may be given once.",
+                ));
+            }
+            found = Some(decode_query(name, value)?);
+        }
+        Ok(found)
+    }
+
+    /// Returns a query parameter that is a whole number from 1 on.
+    pub fn positive_param(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let Some(text) = self.query_param(name)? else {
+            return Ok(None);
+        };
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse::<u64>() {
+            Ok(number) if number >= 1 && digits => Ok(Some(number)),
+            // More digits than the type holds: still a number.
+            Err(_) if digits && text.bytes().any(|b| b != b'0') => Ok(Some(u64::MAX)),
+            _ => Err(ApiError::field(
+                name,
+                "It must be a whole number from 1 on.",
+            )),
+        }
+    }
+}
+
+fn decode_query(name: &str, text: &str) -> Result<String, ApiError> {
+    percent_decode_str(&text.replace('+', " "))
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| ApiError::field(name, "The query must be percent-encoded UTF-8."))
+}
+
+/// The fields of a body, taken out one by one; what is left at the end is refused by name.
+pub(crate) struct Fields(Object);
+
+impl Fields {
+    /// Takes a field that must be a string if it is there.
+    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        let as_string = |value: Box<RawValue>| {
+            json::string(&value).ok_or_else(|| ApiError::field(name, "It must be a string."))
+        };
+        self.0.take_optional(name).map(as_string).transpose()
+    }
+
+    /// Takes a field that must be a plan's name if it is there.
+    pub fn plan(&mut self, name: &str) -> Result<Option<Plan>, ApiError> {
+        let Some(value) = self.0.take_optional(name) else {
+            return Ok(None);
+        };
+        let text = json::string(&value).ok_or_else(|| {
+            ApiError::from(crate::domain::plan::UnknownPlan(shortened(value.get())))
+        })?;
+        Ok(Some(text.parse::<Plan>().map_err(|error| {
+            ApiError::from(crate::domain::plan::UnknownPlan(shortened(&error.0)))
+        })?))
+    }
+
+    /// Refuses whatever was not taken.
+    pub fn finish(self) -> Result<(), ApiError> {
+        match self.0.first_name() {
+            None => Ok(()),
+            Some(name) => Err(ApiError::field(
+                &shortened(name),
+                "There is no such field here; leave it out.",
+            )),
+        }
+    }
+}
+
+/// Cuts a long text of a client's for an error.
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= 64 {
+        return text.to_owned();
+    }
+    text.chars().take(63).chain(['…']).collect()
+}
+
+/// Reads a body of `bytes_max` at most, in time, and checks its media type.
+pub(crate) async fn read_body(
+    headers: &HeaderMap,
+    body: BodyStream,
+    bytes_max: usize,
+) -> Result<Bytes, ApiError> {
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    if announced
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|n| exceeds(n, bytes_max))
+    {
+        return Err(too_large(bytes_max));
+    }
+    let bytes = tokio::time::timeout(BODY_TOTAL, collect(body, bytes_max))
+        .await
+        .unwrap_or_else(|_| Err(too_slow()))?;
+    let is_json = headers.get_all(CONTENT_TYPE).iter().all(|value| {
+        let essence = value
+            .as_bytes()
+            .split(|b| *b == b';')
+            .next()
+            .unwrap_or_default();
+        essence
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"application/json")
+    });
+    if !is_json {
+        return Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            "Unsupported media type",
+            "Send the body with Content-Type: application/json.",
+        ));
+    }
+    Ok(bytes)
+}
+
+async fn collect(mut body: BodyStream, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let mut collected = BytesMut::new();
+    loop {
+        let part = tokio::time::timeout(BODY_IDLE, body.next())
+            .await
+            .map_err(|_| too_slow())?;
+        match part {
+            None => return Ok(collected.freeze()),
+            Some(Err(())) => {
+                return Err(ApiError::new(
+                    Code::InvalidJson,
+                    "Invalid JSON",
+                    "The body ended before it was complete.",
+                ));
+            }
+            Some(Ok(part)) => {
+                if collected.len().saturating_add(part.remaining()) > bytes_max {
+                    return Err(too_large(bytes_max));
+                }
+                collected.extend_from_slice(&part);
+            }
+        }
+    }
+}
+
+fn exceeds(bytes: u64, bytes_max: usize) -> bool {
+    usize::try_from(bytes).map_or(true, |bytes| bytes > bytes_max)
+}
+
+fn too_large(bytes_max: usize) -> ApiError {
+    let message = format!("A body may have {bytes_max} bytes. Shorten it or split it in two.");
+    ApiError::new(Code::BodyTooLarge, "Request body too large", message)
+        .with("bytes_max", bytes_max)
+}
+
+fn too_slow() -> ApiError {
+    ApiError::new(
+        Code::RequestTimeout,
+        "Request timeout",
+        "The body did not come in time. Nothing was changed or charged.",
+    )
+    .with_header(
+        http::header::CONNECTION,
+        http::HeaderValue::from_static("close"),
+    )
+}

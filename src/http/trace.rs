@@ -1,0 +1,175 @@
+//! Around every request: its id, its log line, the headers that every answer has, and panics.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Body;
+use rand::RngExt;
+use tower::Service;
+use ulid::Ulid;
+use warp::Reply as _;
+
+use crate::app::App;
+
+use super::error::{ApiError, Code};
+use super::reply::credit_headers;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What a page of another origin may send. `X-ADMIN-KEY` is not among it.
+const CORS_HEADERS: &str = "Content-Type, X-API-KEY, Authorization, Idempotency-Key, X-Request-Id";
+/// What a page of another origin may read.
+const CORS_EXPOSED: &str = "X-Request-Id, X-Credits-Cost, X-Credits-Limit, X-Credits-Remaining, \
+                            X-Credits-Reset, Idempotent-Replayed, Retry-After";
+/// Paths whose answers may be kept by caches.
+const CACHEABLE: [&str; 3] = ["/", "/health", "/openapi.json"];
+
+/// What a handler tells the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    /// The route's template, never the path: a path can hold a key.
+    pub path: Option<&'static str>,
+    /// Who called.
+    pub key_id: Option<String>,
+}
+
+/// Answers one request with `routes`.
+pub async fn answer<S, B>(
+    app: App,
+    mut routes: S,
+    mut request: Request<B>,
+) -> Result<warp::reply::Response, Infallible>
+where
+    S: Service<Request<B>, Response = warp::reply::Response, Error = Infallible>,
+{
+    let started = Instant::now();
+    let request_id = Ulid::from_parts(app.now().millis(), rand::rng().random()).to_string();
+    let client_id = client_request_id(request.headers());
+    let method = request.method().clone();
+    name_host(&mut request);
+    let outcome = AssertUnwindSafe(routes.call(request)).catch_unwind().await;
+    let mut response = match outcome {
+        Ok(Ok(response)) => response,
+        // The panic's own message went to the log already.
+        Err(_) => rendered(&app, &ApiError::internal(), &request_id),
+    };
+    let logged = response.extensions_mut().remove::<Logged>();
+    let path = logged.as_ref().and_then(|logged| logged.path);
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = if method == Method::OPTIONS && error.code == Code::MethodNotAllowed {
+            preflight(&error)
+        } else {
+            rendered(&app, &error, &request_id)
+        };
+    }
+    finish_headers(&mut response, path, &request_id);
+    if method == Method::HEAD {
+        response = without_body(response);
+    }
+    log::info!(
+        "{method} {} {} {}us id={request_id} key={} client_id={}",
+        path.unwrap_or("-"),
+        response.status().as_u16(),
+        started.elapsed().as_micros(),
+        logged
+            .as_ref()
+            .and_then(|logged| logged.key_id.as_deref())
+            .unwrap_or("-"),
+        client_id.as_deref().unwrap_or("-"),
+    );
+    Ok(response)
+}
+
+/// Returns the client's own request id, if it is 1 to 64 visible ASCII characters.
+fn client_request_id(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let is_fit = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    is_fit.then(|| text.to_owned())
+}
+
+/// HTTP/2 names the host in the URI: handlers find it where HTTP/1 has it.
+fn name_host<B>(request: &mut Request<B>) {
+    if request.headers().contains_key(header::HOST) {
+        return;
+    }
+    let host = request
+        .uri()
+        .authority()
+        .and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    if let Some(host) = host {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// Returns the response that an error is.
+fn rendered(app: &App, error: &ApiError, request_id: &str) -> warp::reply::Response {
+    let mut response = Response::new(Bytes::from(error.body(request_id)));
+    *response.status_mut() = error.code.word_and_status().1;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    for (name, value) in &error.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    if let Some(balance) = &error.balance {
+        headers.extend(credit_headers(0, balance, app.now()));
+    }
+    response.into_response()
+}
+
+/// Answers OPTIONS on a known path.
+fn preflight(error: &ApiError) -> warp::reply::Response {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    for (name, value) in &error.headers {
+        headers.insert(name.clone(), value.clone());
+        if name == header::ALLOW {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value.clone());
+        }
+    }
+    let allowed = HeaderValue::from_static(CORS_HEADERS);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(
+        header::ACCESS_CONTROL_MAX_AGE,
+        HeaderValue::from_static("86400"),
+    );
+    response.into_response()
+}
+
+fn finish_headers(response: &mut warp::reply::Response, path: Option<&str>, request_id: &str) {
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if !path.is_some_and(|path| CACHEABLE.contains(&path)) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        HeaderValue::from_static("*"),
+    );
+    let exposed = HeaderValue::from_static(CORS_EXPOSED);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+/// Drops the body, but says how long it was.
+fn without_body(mut response: warp::reply::Response) -> warp::reply::Response {
+    if let Some(bytes) = response.body().size_hint().exact() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, bytes.into());
+    }
+    let (parts, _) = response.into_parts();
+    Response::from_parts(parts, Bytes::new()).into_response()
+}

@@ -1,0 +1,352 @@
+//! The server: opens the store, listens, serves, and ends within its drain time.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::app::{App, Settings};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http;
+use crate::store::{OpenError, Options, Store};
+
+/// Longest wait for a request's headers.
+const HEADERS_WAIT: Duration = Duration::from_secs(10);
+/// Most bytes of a request's headers.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// How often the watchdog of a connection looks.
+const WATCH_TICK: Duration = Duration::from_millis(500);
+/// How often expired records are removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Host and port.
+        address: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The operator's key could not be made.
+    #[error("the store failed at start; see the log")]
+    Failed,
+}
+
+/// A server that listens and has its store open.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    app: App,
+    store: Store,
+    connections_max: usize,
+    idle: Duration,
+    drain: Duration,
+}
+
+impl Server {
+    /// Listens and opens the store, in that order: a taken port leaves the data directory untouched.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let address = || format!("{}:{}", config.host, config.port);
+        let listen = |source| StartError::Listen {
+            address: address(),
+            source,
+        };
+        let host = config.host.trim_start_matches('[').trim_end_matches(']');
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, config.port))
+            .await
+            .map_err(listen)?
+            .collect();
+        let listener = TcpListener::bind(&addresses[..]).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let (admin, admin_state) = config.admin_access(local.ip().is_loopback());
+        let options = Options {
+            cache_bytes: config.cache_bytes,
+            ..Options::default()
+        };
+        let data_dir = config.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir, options)).await;
+        let (store, opened) = opened.map_err(|_| StartError::Failed)??;
+        announce(&config, local, &store, &opened, admin_state);
+        if matches!(admin, crate::app::AdminAccess::LoopbackDefault) {
+            log::warn!(
+                "the admin key is the default one; set ADMIN_KEY before others reach this server"
+            );
+        }
+        let settings = Settings {
+            signup_plans: config.signup_plans,
+            admin,
+            body_bytes_max: config.body_bytes_max,
+            public_url: config.public_url,
+        };
+        let app = App::new(store.clone(), clock, settings);
+        if let Some(key) = &config.secrets.api_key
+            && let Err(failure) = app.ensure_default_key(key).await
+        {
+            log::error!("JAVLIN_API_KEY could not be made a key: {failure:?}");
+            return Err(StartError::Failed);
+        }
+        let (connections_max, idle, drain) = (config.connections_max, config.idle, config.drain);
+        Ok(Self {
+            listener,
+            app,
+            store,
+            connections_max,
+            idle,
+            drain,
+        })
+    }
+
+    /// Returns the address that the server listens on.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Returns the store, for tests that look behind the answers.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Serves until `stop` ends, then lets requests under way end within the drain time, and flushes.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self {
+            listener,
+            app,
+            store,
+            connections_max,
+            idle,
+            drain,
+        } = self;
+        let sweeper = tokio::spawn(sweep(app.clone()));
+        let routes = warp::service(http::routes(&app));
+        let slots = Arc::new(Semaphore::new(connections_max));
+        let graceful = GracefulShutdown::new();
+        let builder = connection_builder();
+        let mut stop = pin!(stop);
+        loop {
+            let slot = tokio::select! {
+                slot = Arc::clone(&slots).acquire_owned() => slot,
+                () = &mut stop => break,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    log::warn!("accepting a connection failed: {error}");
+                    // Too many open files is the usual cause; trying at once would spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let activity = Arc::new(Activity::default());
+            let (app, routes, watched) = (app.clone(), routes.clone(), Arc::clone(&activity));
+            let service = service_fn(move |request: hyper::Request<Incoming>| {
+                let (app, routes) = (app.clone(), routes.clone());
+                let under_way = watched.begin();
+                async move {
+                    let answer = http::answer(app, routes, request).await;
+                    drop(under_way);
+                    answer
+                }
+            });
+            let io = TokioIo::new(without_delay(stream));
+            let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = connection => {}
+                    () = activity.idle_for(idle) => {}
+                }
+                drop(slot);
+            });
+        }
+        drop(listener);
+        log::info!("stopping: requests under way get {} s", drain.as_secs());
+        if tokio::time::timeout(drain, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            log::warn!("connections were still open after the drain time; they are cut");
+        }
+        sweeper.abort();
+        match store.flush().await {
+            Ok(()) => log::info!("stopped, everything is on the disk"),
+            Err(error) => log::error!("the last flush failed: {error}"),
+        }
+    }
+}
+
+fn connection_builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WAIT)
+        .max_buf_size(HEADER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .max_concurrent_streams(128)
+        .max_header_list_size(32 * 1024);
+    builder
+}
+
+/// Small answers go out at once.
+fn without_delay(stream: TcpStream) -> TcpStream {
+    if let Err(error) = stream.set_nodelay(true) {
+        log::debug!("TCP_NODELAY: {error}");
+    }
+    stream
+}
+
+async fn sweep(app: App) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        app.sweep().await;
+    }
+}
+
+/// What a connection does: hyper has no time limit for one that sends nothing, or half a preface.
+#[derive(Debug)]
+struct Activity {
+    started: Instant,
+    under_way: AtomicUsize,
+    last_ms: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            under_way: AtomicUsize::new(0),
+            last_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A request under way; its end counts as activity.
+struct UnderWay(Arc<Activity>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn touch(&self) {
+        self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// Ends when the connection has done nothing for that long; one that has never sent a request gets
+    /// the time for its headers.
+    async fn idle_for(&self, idle: Duration) {
+        loop {
+            tokio::time::sleep(WATCH_TICK).await;
+            let last = self.last_ms.load(Ordering::Relaxed);
+            let quiet = Duration::from_millis(self.elapsed_ms().saturating_sub(last));
+            let limit = if last == 0 {
+                idle.min(HEADERS_WAIT)
+            } else {
+                idle
+            };
+            if self.under_way.load(Ordering::Relaxed) == 0 && quiet >= limit {
+                return;
+            }
+        }
+    }
+}
+
+fn announce(
+    config: &Config,
+    local: SocketAddr,
+    store: &Store,
+    opened: &crate::store::Opened,
+    admin: &str,
+) {
+    let health = store.health();
+    log::info!("MemoryOS {} listens on http://{local}", crate::cli::VERSION);
+    let made = if opened.created {
+        ", made just now"
+    } else {
+        ""
+    };
+    let directory = config.data_dir.display();
+    log::info!("data in {directory}{made}, on {}", opened.file_system);
+    if !opened.file_system.is_tested() {
+        log::warn!(
+            "durability was tested on ext4 and xfs, not on {}; keep backups",
+            opened.file_system
+        );
+    }
+    log::info!(
+        "{} accounts, {} active keys, {} memories, {} bytes of database, {} MiB of cache",
+        health.accounts,
+        health.active_keys,
+        health.memories,
+        health.database_bytes,
+        config.cache_bytes >> 20,
+    );
+    if opened.settled > 0 {
+        log::warn!(
+            "{} writes that a crash had interrupted were settled",
+            opened.settled
+        );
+    }
+    log::info!("admin: {admin}");
+    let plans: Vec<&str> = config.signup_plans.iter().map(|plan| plan.name()).collect();
+    if plans.is_empty() {
+        log::info!("sign-up: closed");
+    } else {
+        log::info!("sign-up: open for {}", plans.join(", "));
+    }
+    let has_old_files = ["users.json", "memory.json"]
+        .iter()
+        .all(|f| std::path::Path::new(f).is_file());
+    if opened.created && has_old_files {
+        log::warn!(
+            "users.json and memory.json of the old program are here; to take them over, stop this \
+             server and run: memoryos import --users users.json --memories memory.json --data-dir \
+             <an empty directory>"
+        );
+    }
+}
