@@ -6,8 +6,8 @@ fn main() {
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=.git/refs/heads");
     println!("cargo::rerun-if-env-changed=MEMORYOS_COMMIT");
-    let commit = std::env::var("MEMORYOS_COMMIT")
-        .ok()
+    let commit = std::env::var_os("MEMORYOS_COMMIT")
+        .and_then(|commit| commit.into_string().ok())
         .or_else(commit_of_checkout);
     println!(
         "cargo::rustc-env=MEMORYOS_COMMIT={}",

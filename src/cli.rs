@@ -75,12 +75,16 @@ fn serve(args: ServeArgs) -> ExitCode {
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
     let code = runtime.block_on(async {
-        // Before the start: a signal during recovery ends the process as any other does.
-        let stop = match stop_signal() {
-            Ok(stop) => stop,
+        let mut stop = match stop_signal() {
+            Ok(stop) => Box::pin(stop),
             Err(error) => return fail(EXIT_FAILURE, &error),
         };
-        match Server::start(config, Clock::System).await {
+        let started = tokio::select! {
+            started = Server::start(config, Clock::System) => started,
+            // Recovery may be cut at any point; the next start takes it up again.
+            () = &mut stop => std::process::exit(0),
+        };
+        match started {
             Ok(server) => {
                 server.run(stop).await;
                 ExitCode::SUCCESS

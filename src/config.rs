@@ -40,6 +40,7 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, env = "PORT", default_value_t = 5000)]
     pub port: u16,
+    /// Where the data is.
     #[command(flatten)]
     pub data: DataArgs,
     /// Plans that anybody can sign up for, separated by commas; empty closes sign-up.
@@ -230,7 +231,7 @@ impl Secrets {
     }
 }
 
-fn is_visible_ascii(text: &String) -> bool {
+fn is_visible_ascii(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic())
 }
 

@@ -11,6 +11,15 @@
 //!
 //! `ARCHITECTURE.md` has the map, what is absent, and one request walked through.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        reason = "a test that overflows fails, as it should"
+    )
+)]
+
 pub mod app;
 pub mod cli;
 pub mod clock;

@@ -96,22 +96,24 @@ impl App {
     ///
     /// Whatever the store says.
     pub async fn sync_memory_counts(&self) -> Result<(u64, Vec<(String, u64, u64)>), Failure> {
-        const CHUNK: u64 = 1_000;
-        let (mut seen, mut corrected) = (0u64, Vec::new());
+        const CHUNK: usize = 1_000;
+        let (mut seen, mut corrected, mut last) = (0u64, Vec::new(), None);
         loop {
-            let page = self.accounts(AccountFilter::default(), seen, CHUNK).await?;
-            let count = u64::try_from(page.rows.len()).unwrap_or(CHUNK);
-            for row in page.rows {
-                if let Some((was, is)) = self.store().recount(row.account).await? {
+            let accounts = self
+                .blocking(move |store| store.accounts_after(last, CHUNK))
+                .await?;
+            for account in &accounts {
+                seen = seen.saturating_add(1);
+                if let Some((was, is)) = self.store().recount(*account).await? {
                     log::warn!(
                         "memory count of {} was {was}, is {is}",
-                        row.account.anonymous_id()
+                        account.anonymous_id()
                     );
-                    corrected.push((row.account_id, was, is));
+                    corrected.push((self.store().account_id(*account)?, was, is));
                 }
             }
-            seen = seen.saturating_add(count);
-            if count < CHUNK {
+            last = accounts.last().copied();
+            if accounts.len() < CHUNK {
                 return Ok((seen, corrected));
             }
         }

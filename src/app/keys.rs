@@ -172,6 +172,7 @@ impl App {
         let key = made.map_err(|error| match error {
             OpError::Refused(CreateKeyRefusal::LimitReached) => Failure::KeyLimitReached,
             OpError::Refused(CreateKeyRefusal::AboveOwn(own)) => Failure::PlanAboveAccount(own),
+            OpError::Refused(CreateKeyRefusal::MakerRevoked) => Failure::KeyRevoked,
             OpError::Refused(CreateKeyRefusal::Exists) => {
                 Failure::Internal("a new key was there already".to_owned())
             }

@@ -264,7 +264,7 @@ impl NewMemory {
             .saturating_add(
                 self.extras
                     .iter()
-                    .map(|(n, v)| n.len() + v.get().len() + 8)
+                    .map(|(n, v)| n.len().saturating_add(v.get().len()).saturating_add(8))
                     .sum(),
             );
         let mut out = ObjectWriter::new(room);

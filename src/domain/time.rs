@@ -14,6 +14,8 @@ pub struct Timestamp(i64);
 
 /// Microseconds in one second.
 const MICROS_PER_SECOND: i64 = 1_000_000;
+/// Microseconds in one day of UTC.
+const MICROS_PER_DAY: u64 = 86_400_000_000;
 
 impl Timestamp {
     /// Makes an instant from microseconds since the Unix epoch.
@@ -54,9 +56,7 @@ impl Timestamp {
     #[must_use]
     pub fn days_until(self, later: Self) -> u64 {
         let micros = u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0);
-        micros
-            .checked_div(86_400 * MICROS_PER_SECOND.unsigned_abs())
-            .unwrap_or(0)
+        micros.div_euclid(MICROS_PER_DAY)
     }
 
     /// Returns the same instant as chrono knows it; an instant out of chrono's range becomes its nearest bound.

@@ -122,7 +122,7 @@ pub enum IntentKind {
 }
 
 /// Why the rules say no.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Fewer credits than the price are left.
     #[error("out of credits")]

@@ -48,7 +48,7 @@ pub(crate) struct KeyJson {
 }
 
 impl KeyJson {
-    pub fn of(account: &AccountRow, key: &KeyRow, current: Option<&KeyId>) -> Self {
+    pub(super) fn of(account: &AccountRow, key: &KeyRow, current: Option<&KeyId>) -> Self {
         let balance = account.usage.balance_of_share(&key.share);
         let is_active = key.revoked_at.is_none();
         Self {

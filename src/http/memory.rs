@@ -46,7 +46,7 @@ pub(crate) struct AddedJson {
 pub(super) async fn add(app: App, request: Request) -> Answer {
     let principal = request.principal()?;
     let object = request.object()?;
-    let memory = NewMemory::parse(object).map_err(|error| Failure::InvalidMemory(error))?;
+    let memory = NewMemory::parse(object).map_err(Failure::InvalidMemory)?;
     let idempotency = idempotency_key(&request.headers)?.map(|key| (key, request.body.to_vec()));
     let cost = Operation::AddMemory.price();
     let respond = |added: &crate::store::Added| {
@@ -269,7 +269,7 @@ pub(crate) struct UpdatedJson {
 /// `PATCH /memory/{id}`.
 pub(super) async fn update(app: App, request: Request) -> Answer {
     let principal = request.principal()?;
-    NewMemory::check_change(request.object()?).map_err(|error| Failure::InvalidMemory(error))?;
+    NewMemory::check_change(request.object()?).map_err(Failure::InvalidMemory)?;
     let id = MemoryId::parse(&request.path_param("id")?).ok_or(Failure::MemoryNotFound)?;
     let change = request.object()?;
     let (changed, debited) = app

@@ -101,6 +101,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
 
 /// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
 /// too.
+#[must_use]
 pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
     let at = |path: &'static str| resource(app, path, end());
     let named = |path: &'static str| resource(app, path, name().and(warp::path::end()).boxed());

@@ -30,7 +30,7 @@ pub(crate) struct Reply(Response<Bytes>);
 
 impl Reply {
     /// Makes an answer of JSON text.
-    pub fn json_text(status: StatusCode, body: impl Into<Bytes>) -> Self {
+    pub(super) fn json_text(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
         let json = HeaderValue::from_static("application/json");
@@ -43,13 +43,13 @@ impl Reply {
     /// # Errors
     ///
     /// A 500 if the value has no JSON form, which no type of ours has.
-    pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+    pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
         Ok(Self::json_text(status, to_json(value)?))
     }
 
     /// Says in headers what the request cost and what is left.
     #[must_use]
-    pub fn metered(mut self, debited: &Debited, now: Timestamp) -> Self {
+    pub(super) fn metered(mut self, debited: &Debited, now: Timestamp) -> Self {
         for (name, value) in credit_headers(debited.cost, &debited.balance, now) {
             self.0.headers_mut().insert(name, value);
         }
@@ -58,12 +58,12 @@ impl Reply {
 
     /// Sets a header.
     #[must_use]
-    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers_mut().insert(name, value);
         self
     }
 
-    pub fn into_response(self) -> Response<Bytes> {
+    pub(super) fn into_response(self) -> Response<Bytes> {
         self.0
     }
 }
@@ -76,11 +76,8 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
 
 /// Puts `"name":raw` at the front of the object `rest`: stored JSON goes out without being parsed.
 pub(crate) fn splice(name: &str, raw: &str, rest: &str) -> String {
-    let mut body = String::with_capacity(
-        raw.len()
-            .saturating_add(rest.len())
-            .saturating_add(name.len() + 8),
-    );
+    let room = raw.len().saturating_add(rest.len()).saturating_add(64);
+    let mut body = String::with_capacity(room);
     body.push_str("{\"");
     body.push_str(name);
     body.push_str("\":");
@@ -122,7 +119,7 @@ pub(crate) struct CreditInfo {
 }
 
 impl CreditInfo {
-    pub fn of(debited: &Debited) -> Self {
+    pub(super) fn of(debited: &Debited) -> Self {
         Self {
             credits_remaining: debited.balance.credits_remaining,
             credits_used: debited.cost,
@@ -148,7 +145,7 @@ pub(crate) struct MemoryRoom {
 }
 
 impl MemoryRoom {
-    pub fn of(balance: &Balance) -> Self {
+    pub(super) fn of(balance: &Balance) -> Self {
         Self {
             current_count: balance.memory_count,
             limit: balance.memory_limit,
@@ -171,7 +168,7 @@ pub(crate) struct Pagination {
 }
 
 impl Pagination {
-    pub fn new(page: u64, limit: u64, total: u64) -> Self {
+    pub(super) fn new(page: u64, limit: u64, total: u64) -> Self {
         Self {
             page,
             limit,

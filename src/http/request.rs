@@ -39,7 +39,7 @@ pub(crate) struct Request {
 
 impl Request {
     /// Returns the account and key that call. Only for routes that need a key.
-    pub fn principal(&self) -> Result<&Principal, ApiError> {
+    pub(super) fn principal(&self) -> Result<&Principal, ApiError> {
         match &self.caller {
             Caller::Key(principal) => Ok(principal),
             Caller::Nobody | Caller::Admin => Err(crate::app::Failure::MissingCredentials.into()),
@@ -47,7 +47,7 @@ impl Request {
     }
 
     /// Returns the fields of the body; none of an empty one.
-    pub fn optional_fields(&self) -> Result<Fields, ApiError> {
+    pub(super) fn optional_fields(&self) -> Result<Fields, ApiError> {
         if self.body.is_empty() {
             Ok(Fields(Object::default()))
         } else {
@@ -56,12 +56,12 @@ impl Request {
     }
 
     /// Returns the fields of the body, which must be there.
-    pub fn fields(&self) -> Result<Fields, ApiError> {
+    pub(super) fn fields(&self) -> Result<Fields, ApiError> {
         self.object().map(Fields)
     }
 
     /// Returns the body as an object, which must be there.
-    pub fn object(&self) -> Result<Object, ApiError> {
+    pub(super) fn object(&self) -> Result<Object, ApiError> {
         if self.body.is_empty() {
             return Err(ApiError::new(
                 Code::MissingBody,
@@ -73,7 +73,7 @@ impl Request {
     }
 
     /// Returns the name in the path, percent-decoded.
-    pub fn path_param(&self, name: &str) -> Result<String, ApiError> {
+    pub(super) fn path_param(&self, name: &str) -> Result<String, ApiError> {
         percent_decode_str(&self.param)
             .decode_utf8()
             .map(std::borrow::Cow::into_owned)
@@ -81,11 +81,11 @@ impl Request {
     }
 
     /// Returns a query parameter. `None` if it is not there.
-    pub fn query_param(&self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(super) fn query_param(&self, name: &str) -> Result<Option<String>, ApiError> {
         let mut found = None;
         for pair in self.query.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if decode_query(name, key)? != name {
+            if percent_decode_str(key).decode_utf8_lossy() != name {
                 continue;
             }
             if found.is_some() {
@@ -100,7 +100,7 @@ impl Request {
     }
 
     /// Returns a query parameter that is a whole number from 1 on.
-    pub fn positive_param(&self, name: &str) -> Result<Option<u64>, ApiError> {
+    pub(super) fn positive_param(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let Some(text) = self.query_param(name)? else {
             return Ok(None);
         };
@@ -129,7 +129,7 @@ pub(crate) struct Fields(Object);
 
 impl Fields {
     /// Takes a field that must be a string if it is there.
-    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(super) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         let as_string = |value: Box<RawValue>| {
             json::string(&value).ok_or_else(|| ApiError::field(name, "It must be a string."))
         };
@@ -137,7 +137,7 @@ impl Fields {
     }
 
     /// Takes a field that must be a plan's name if it is there.
-    pub fn plan(&mut self, name: &str) -> Result<Option<Plan>, ApiError> {
+    pub(super) fn plan(&mut self, name: &str) -> Result<Option<Plan>, ApiError> {
         let Some(value) = self.0.take_optional(name) else {
             return Ok(None);
         };
@@ -150,7 +150,7 @@ impl Fields {
     }
 
     /// Refuses whatever was not taken.
-    pub fn finish(self) -> Result<(), ApiError> {
+    pub(super) fn finish(self) -> Result<(), ApiError> {
         match self.0.first_name() {
             None => Ok(()),
             Some(name) => Err(ApiError::field(

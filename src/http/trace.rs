@@ -38,6 +38,10 @@ pub(crate) struct Logged {
 }
 
 /// Answers one request with `routes`.
+///
+/// # Errors
+///
+/// Never: a request that fails is answered too.
 pub async fn answer<S, B>(
     app: App,
     mut routes: S,

@@ -1,5 +1,7 @@
 //! Accounts: made once for each name, listed for the admin.
 
+use std::ops::Bound;
+
 use crate::domain::account::AccountKey;
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
@@ -196,6 +198,29 @@ impl Store {
             total,
             active,
         })
+    }
+
+    /// Returns accounts after `after` (from the oldest if `None`), oldest first, `limit` at most.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn accounts_after(
+        &self,
+        after: Option<AccountKey>,
+        limit: usize,
+    ) -> Result<Vec<AccountKey>, StoreError> {
+        let first = after.map_or(Bound::Unbounded, |account| Bound::Excluded(account.0));
+        let range = self
+            .0
+            .trees
+            .users
+            .range::<[u8; 16], _>((first, Bound::Unbounded));
+        range
+            .keys()
+            .take(limit)
+            .map(|key| part(&key?, 0).map(AccountKey).ok_or_else(bad_key))
+            .collect()
     }
 
     /// Returns the keys of all accounts, oldest account first, each account's oldest key first: `limit`

@@ -78,6 +78,7 @@ fn body(bytes: &[u8]) -> Result<&[u8], StoreError> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn undecodable(error: bincode::error::DecodeError) -> StoreError {
     StoreError::Corrupt(format!("a record cannot be decoded: {error}"))
 }

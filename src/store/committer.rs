@@ -41,7 +41,7 @@ pub(crate) struct Committer {
 
 impl Committer {
     /// Starts the thread on this database.
-    pub fn start(db: sled::Db) -> std::io::Result<Self> {
+    pub(super) fn start(db: sled::Db) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (queue, waiters) = channel();
         let state = Arc::clone(&shared);
@@ -56,7 +56,7 @@ impl Committer {
     }
 
     /// Waits until everything that was written before the call is on the disk.
-    pub async fn flushed(&self) -> Result<(), Poisoned> {
+    pub(super) async fn flushed(&self) -> Result<(), Poisoned> {
         let (waiter, done) = oneshot::channel();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let queue = self.queue.as_ref().ok_or(Poisoned)?;
@@ -65,17 +65,17 @@ impl Committer {
     }
 
     /// Says that something was written which nobody waits for.
-    pub fn mark_dirty(&self) {
+    pub(super) fn mark_dirty(&self) {
         self.shared.dirty.store(true, Ordering::Release);
     }
 
     /// Stops all further writes: the disk failed.
-    pub fn poison(&self, why: &dyn std::fmt::Display) {
+    pub(super) fn poison(&self, why: &dyn std::fmt::Display) {
         poison(&self.shared, why);
     }
 
     /// Says whether writes are stopped.
-    pub fn is_poisoned(&self) -> bool {
+    pub(super) fn is_poisoned(&self) -> bool {
         self.shared.poisoned.load(Ordering::Acquire)
     }
 }
@@ -134,9 +134,9 @@ fn run(db: &sled::Db, waiters: &Receiver<Waiter>, shared: &Shared) {
 /// flush for each straggler costs more than the wait.
 fn gather(batch: &mut Vec<Waiter>, waiters: &Receiver<Waiter>, expected: usize) {
     let enough = expected.saturating_mul(4) / 5;
-    let until = Instant::now() + GATHER;
+    let started = Instant::now();
     while batch.len() < enough {
-        match waiters.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        match waiters.recv_timeout(GATHER.saturating_sub(started.elapsed())) {
             Ok(waiter) => batch.push(waiter),
             Err(_) => break,
         }

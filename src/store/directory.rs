@@ -76,7 +76,7 @@ pub(super) struct DataDirectory {
 
 impl DataDirectory {
     /// Takes the directory for this process; makes it if there is none. Says whether it is new.
-    pub fn open(path: &Path) -> Result<(Self, bool), OpenError> {
+    pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
         let (directory, contents) = Self::take(path)?;
         match contents {
             Contents::UnfinishedImport => Err(OpenError::UnfinishedImport(directory.display())),
@@ -89,7 +89,7 @@ impl DataDirectory {
     }
 
     /// Takes the directory, whatever of ours it holds, and changes nothing in it but the lock.
-    pub fn take(path: &Path) -> Result<(Self, Contents), OpenError> {
+    pub(super) fn take(path: &Path) -> Result<(Self, Contents), OpenError> {
         let failed = |source| failed(path, source);
         // Before anything is written: somebody else's directory stays as it is.
         inspect(path)?;
@@ -119,14 +119,17 @@ impl DataDirectory {
     }
 
     /// Opens the database, without the half-written snapshot that a kill during recovery leaves.
-    pub fn open_database(&self, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+    pub(super) fn open_database(&self, cache_bytes: u64) -> Result<sled::Db, OpenError> {
         self.open_database_in(&self.path.join(DATABASE), cache_bytes)
     }
 
     /// Opens a database in another folder of the directory.
-    pub fn open_database_in(&self, path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
-        self.remove_unfinished_snapshots(path)
-            .map_err(|error| failed(&self.path, error))?;
+    pub(super) fn open_database_in(
+        &self,
+        path: &Path,
+        cache_bytes: u64,
+    ) -> Result<sled::Db, OpenError> {
+        remove_unfinished_snapshots(path).map_err(|error| failed(&self.path, error))?;
         // Every flush of the background thread collects garbage too: it stays on.
         let config = sled::Config::new()
             .path(path)
@@ -146,25 +149,8 @@ impl DataDirectory {
         }
     }
 
-    fn remove_unfinished_snapshots(&self, path: &Path) -> io::Result<()> {
-        let entries = match fs::read_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("snap.") && name.ends_with(".generating") {
-                log::warn!("removing {name}, left by a start that was interrupted");
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
     /// Marks the directory as ours, of the current format. The last step of making one.
-    pub fn write_format(&self) -> Result<(), OpenError> {
+    pub(super) fn write_format(&self) -> Result<(), OpenError> {
         let write = || -> io::Result<()> {
             let temporary = self.path.join("FORMAT.tmp");
             let mut file = File::create(&temporary)?;
@@ -195,24 +181,24 @@ impl DataDirectory {
         sync_directory(&self.path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn database_path(&self) -> PathBuf {
+    pub(super) fn database_path(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
 
-    pub fn display(&self) -> String {
+    pub(super) fn display(&self) -> String {
         self.path.display().to_string()
     }
 
-    pub fn free_bytes(&self) -> Option<u64> {
+    pub(super) fn free_bytes(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.path).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    pub fn file_system(&self) -> FileSystem {
+    pub(super) fn file_system(&self) -> FileSystem {
         let magic = rustix::fs::statfs(&self.path).map_or(0, |stat| stat.f_type);
         match u64::try_from(magic).unwrap_or(0) {
             0xEF53 => FileSystem::Ext,
@@ -220,6 +206,23 @@ impl DataDirectory {
             other => FileSystem::Other(other),
         }
     }
+}
+
+fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            log::warn!("removing {name}, left by a start that was interrupted");
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Proves that a flush of this database reaches our `fdatasync`, and makes its files durable.

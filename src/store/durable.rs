@@ -25,7 +25,7 @@ pub(crate) fn flushes() -> u64 {
     reason = "the one place: sled offers no other way to a durable flush"
 )]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sync_file_range(
+pub(super) unsafe extern "C" fn sync_file_range(
     fd: libc::c_int,
     _offset: libc::off64_t,
     _bytes: libc::off64_t,

@@ -18,7 +18,7 @@ use super::swap::SwapError;
 use super::{Inner, OpError, Ordering, Store, StoreError};
 
 /// Most active keys of an account.
-pub const ACTIVE_KEYS_MAX: usize = 100;
+pub(super) const ACTIVE_KEYS_MAX: usize = 100;
 
 /// Whom a request acts for.
 #[derive(Clone, Debug)]
@@ -90,6 +90,9 @@ pub enum CreateKeyRefusal {
     /// The key exists already; only an operator can choose one.
     #[error("the key exists already")]
     Exists,
+    /// The key that asks was revoked meanwhile.
+    #[error("the key that asks was revoked")]
+    MakerRevoked,
 }
 
 /// Why a key was not revoked.
@@ -444,9 +447,11 @@ fn cap_for(
     asked: Option<Plan>,
     maker: Option<KeyNo>,
 ) -> Result<Option<Plan>, CreateKeyRefusal> {
-    let makers_cap = maker
-        .and_then(|no| usage.share(no))
-        .and_then(|share| share.cap);
+    let makers_cap = match maker {
+        None => None,
+        // Without this a capped key could make an uncapped one while it is being revoked.
+        Some(no) => usage.share(no).ok_or(CreateKeyRefusal::MakerRevoked)?.cap,
+    };
     let own = makers_cap.map_or(usage.plan, |cap| cap.min(usage.plan));
     match asked {
         Some(plan) if plan > own => Err(CreateKeyRefusal::AboveOwn(own)),

@@ -31,7 +31,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl AccountLocks {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self((0..STRIPES).map(|_| Stripe::default()).collect())
     }
 
@@ -42,30 +42,30 @@ impl AccountLocks {
     }
 
     /// Waits for the account, beside others who share it.
-    pub async fn shared(&self, account: AccountKey) -> Option<OwnedRwLockReadGuard<()>> {
+    pub(super) async fn shared(&self, account: AccountKey) -> Option<OwnedRwLockReadGuard<()>> {
         Some(Arc::clone(&self.stripe(account)?.lock).read_owned().await)
     }
 
     /// Waits for the account alone.
-    pub async fn alone(&self, account: AccountKey) -> Option<OwnedRwLockWriteGuard<()>> {
+    pub(super) async fn alone(&self, account: AccountKey) -> Option<OwnedRwLockWriteGuard<()>> {
         Some(Arc::clone(&self.stripe(account)?.lock).write_owned().await)
     }
 
     /// Notes that a write is complete: the account's next swap drops its intent.
-    pub fn mark_done(&self, account: AccountKey, op: u64) {
+    pub(super) fn mark_done(&self, account: AccountKey, op: u64) {
         if let Some(stripe) = self.stripe(account) {
             lock(&stripe.done).insert((account, op));
         }
     }
 
     /// Says whether a write is complete.
-    pub fn is_done(&self, account: AccountKey, op: u64) -> bool {
+    pub(super) fn is_done(&self, account: AccountKey, op: u64) -> bool {
         self.stripe(account)
             .is_some_and(|stripe| lock(&stripe.done).contains(&(account, op)))
     }
 
     /// Forgets writes whose intents are gone from the record.
-    pub fn forget(&self, account: AccountKey, ops: &[u64]) {
+    pub(super) fn forget(&self, account: AccountKey, ops: &[u64]) {
         if let (Some(stripe), false) = (self.stripe(account), ops.is_empty()) {
             let mut done = lock(&stripe.done);
             for op in ops {

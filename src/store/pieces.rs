@@ -17,17 +17,17 @@ pub(crate) struct Owner([u8; 33]);
 
 impl Owner {
     /// The JSON of a memory, by its key in `memories`.
-    pub fn memory(key: [u8; 32]) -> Self {
+    pub(super) fn memory(key: [u8; 32]) -> Self {
         Self(join(*b"m", key))
     }
 
     /// The body of a recorded answer, by its key in `replays`.
-    pub fn replay(key: [u8; 32]) -> Self {
+    pub(super) fn replay(key: [u8; 32]) -> Self {
         Self(join(*b"r", key))
     }
 
     /// The aggregates of an account.
-    pub fn stats(account: [u8; 16]) -> Self {
+    pub(super) fn stats(account: [u8; 16]) -> Self {
         Self(join(*b"s", join::<16, 16, 32>(account, [0; 16])))
     }
 

@@ -50,7 +50,7 @@ pub(crate) struct Trees {
 
 impl Trees {
     /// Opens every tree, making those that are not there.
-    pub fn open(db: &sled::Db) -> sled::Result<Self> {
+    pub(super) fn open(db: &sled::Db) -> sled::Result<Self> {
         Ok(Self {
             users: db.open_tree("users")?,
             names: db.open_tree("names")?,
@@ -81,12 +81,12 @@ pub(crate) struct AccountRecord {
 }
 
 impl AccountRecord {
-    pub fn account_id(&self, account: AccountKey) -> String {
+    pub(super) fn account_id(&self, account: AccountKey) -> String {
         self.name.clone().unwrap_or_else(|| account.anonymous_id())
     }
 
     /// The e-mail, if the name is one.
-    pub fn email(&self) -> Option<&str> {
+    pub(super) fn email(&self) -> Option<&str> {
         self.name.as_deref().filter(|name| name.contains('@'))
     }
 }

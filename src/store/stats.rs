@@ -188,7 +188,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let size = NonZeroUsize::new(CACHED_ACCOUNTS).unwrap_or(NonZeroUsize::MIN);
         Self {
             accounts: Mutex::new(LruCache::new(size)),
@@ -196,7 +196,7 @@ impl Cache {
     }
 
     /// Keeps the counts of an account up with a write, if they are in memory.
-    pub fn apply(&self, account: AccountKey, _id: MemoryId, delta: &Delta) {
+    pub(super) fn apply(&self, account: AccountKey, _id: MemoryId, delta: &Delta) {
         if let Some(cached) = lock(&self.accounts).peek_mut(&account) {
             cached.counts.apply(delta);
         }

@@ -52,7 +52,7 @@ impl Store {
         if !self.0.committer.is_poisoned() {
             let step = || {
                 self.0
-                    .swap_usage(account, |usage| Ok(usage.debit(key_no, cost, now)?))
+                    .swap_usage(account, |usage| usage.debit(key_no, cost, now))
             };
             match self.0.run_shared(account, step).await {
                 Ok(balance) => {
@@ -153,13 +153,13 @@ impl Inner {
         account: AccountKey,
         mut step: impl FnMut() -> Result<T, SwapError<Refusal>>,
     ) -> Result<T, OpError<Refusal>> {
-        let until = tokio::time::Instant::now() + BUSY_WAIT;
+        let started = tokio::time::Instant::now();
         loop {
             match self.run_shared(account, &mut step).await {
                 Err(OpError::Refused(Refusal::Busy)) => {}
                 outcome => return outcome,
             }
-            if tokio::time::Instant::now() >= until {
+            if started.elapsed() >= BUSY_WAIT {
                 return Err(OpError::Store(StoreError::Overloaded));
             }
             tokio::time::sleep(BUSY_TICK).await;
