@@ -13,13 +13,18 @@ fn main() {
         }
     }
     let given = std::env::var_os("MEMORYOS_COMMIT").and_then(|commit| commit.into_string().ok());
-    let commit = given.or_else(commit_of_checkout).unwrap_or_else(|| "unknown".to_owned());
+    let commit = given
+        .or_else(commit_of_checkout)
+        .unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=MEMORYOS_COMMIT={commit}");
 }
 
 /// The commit that is checked out; nothing without git, or in a source archive.
 fn commit_of_checkout() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()?;
     let commit = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| commit.trim().to_owned())
 }

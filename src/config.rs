@@ -117,7 +117,12 @@ impl Config {
     pub fn new(args: ServeArgs, secrets: Secrets) -> Result<Self, ConfigError> {
         Ok(Self {
             signup_plans: parse_plans(&args.signup_plans)?,
-            public_url: args.public_url.as_deref().map(parse_url).transpose()?,
+            public_url: args
+                .public_url
+                .as_deref()
+                .filter(|url| !url.is_empty())
+                .map(parse_url)
+                .transpose()?,
             host: args.host,
             port: args.port,
             data_dir: args.data.data_dir,

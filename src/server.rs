@@ -339,14 +339,12 @@ fn announce(
     } else {
         log::info!("sign-up: open for {}", plans.join(", "));
     }
-    let has_old_files = ["users.json", "memory.json"]
-        .iter()
-        .all(|f| std::path::Path::new(f).is_file());
-    if opened.created && has_old_files {
+    let is_here = |name: &str| std::path::Path::new(name).is_file();
+    if health.accounts == 0 && is_here("users.json") && is_here("memory.json") {
         log::warn!(
             "users.json and memory.json of the old program are here; to take them over, stop this \
              server and run: memoryos import --users users.json --memories memory.json --data-dir \
-             <an empty directory>"
+             {directory}"
         );
     }
 }

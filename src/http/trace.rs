@@ -63,11 +63,15 @@ where
     };
     let logged = response.extensions_mut().remove::<Logged>();
     let path = logged.as_ref().and_then(|logged| logged.path);
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let error = response.extensions_mut().remove::<ApiError>();
+    let refusal = error
+        .as_ref()
+        .map_or("-", |error| error.code.word_and_status().0);
+    if let Some(error) = &error {
         response = if method == Method::OPTIONS && error.code == Code::MethodNotAllowed {
-            preflight(&error)
+            preflight(error)
         } else {
-            rendered(&app, &error, &request_id)
+            rendered(&app, error, &request_id)
         };
     }
     finish_headers(&mut response, path, &request_id);
@@ -75,7 +79,7 @@ where
         response = without_body(response);
     }
     log::info!(
-        "{method} {} {} {}us id={request_id} key={} client_id={}",
+        "{method} {} {} {refusal} {}us id={request_id} key={} client_id={}",
         path.unwrap_or("-"),
         response.status().as_u16(),
         started.elapsed().as_micros(),

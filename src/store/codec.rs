@@ -35,7 +35,7 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
     let (record, _) =
-        bincode::serde::decode_from_slice(body(bytes)?, config()).map_err(undecodable)?;
+        bincode::serde::decode_from_slice(unversioned(bytes)?, config()).map_err(undecodable)?;
     Ok(record)
 }
 
@@ -45,8 +45,8 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError>
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
-    let (record, _) =
-        bincode::serde::borrow_decode_from_slice(body(bytes)?, config()).map_err(undecodable)?;
+    let (record, _) = bincode::serde::borrow_decode_from_slice(unversioned(bytes)?, config())
+        .map_err(undecodable)?;
     Ok(record)
 }
 
@@ -68,7 +68,17 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<{ 16 * VALUE_BYTES_MAX }>()
 }
 
-fn body(bytes: &[u8]) -> Result<&[u8], StoreError> {
+/// Returns bytes that are no record, such as a piece of one, with the version in front.
+pub(crate) fn versioned(bytes: &[u8]) -> Vec<u8> {
+    [&[VERSION], bytes].concat()
+}
+
+/// Returns what [`versioned`] was given.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] if the version is not ours.
+pub(crate) fn unversioned(bytes: &[u8]) -> Result<&[u8], StoreError> {
     match bytes.split_first() {
         Some((&VERSION, body)) => Ok(body),
         Some((version, _)) => Err(StoreError::Corrupt(format!(

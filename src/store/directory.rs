@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use super::codec::{decode, encode};
 use super::durable;
 use super::error::OpenError;
 
@@ -237,13 +238,16 @@ pub(super) fn prove_durable(
         reason: error.to_string(),
     };
     let before = durable::flushes();
-    let probes: u64 = meta
+    let probes = meta
         .get("flush_probes")
         .map_err(damaged)?
-        .and_then(|bytes| bytes.as_ref().try_into().ok())
-        .map_or(0, u64::from_be_bytes);
-    meta.insert("flush_probes", &probes.wrapping_add(1).to_be_bytes())
-        .map_err(damaged)?;
+        .and_then(|bytes| decode(&bytes).ok());
+    let probe =
+        encode(&probes.unwrap_or(0u64).wrapping_add(1)).map_err(|source| OpenError::Recovery {
+            path: path.clone(),
+            source,
+        })?;
+    meta.insert("flush_probes", probe).map_err(damaged)?;
     db.flush().map_err(damaged)?;
     if durable::flushes() == before {
         return Err(OpenError::NotDurable);

@@ -3,6 +3,7 @@
 //! The pieces of a new revision are written first, then the record that names it is swapped in, then
 //! the old pieces go: whoever finds the record finds all its pieces.
 
+use super::codec::{unversioned, versioned};
 use super::error::StoreError;
 use super::schema::{join, part};
 
@@ -48,7 +49,7 @@ pub(crate) fn write(
 ) -> Result<u16, StoreError> {
     let mut count = 0u16;
     for piece in value.chunks(PIECE_BYTES) {
-        tree.insert(owner.piece(revision, count), piece)?;
+        tree.insert(owner.piece(revision, count), versioned(piece))?;
         count = count
             .checked_add(1)
             .ok_or_else(|| StoreError::Corrupt("a value has too many pieces".to_owned()))?;
@@ -66,7 +67,7 @@ pub(crate) fn read(
     let mut value = Vec::with_capacity(usize::from(count).saturating_mul(PIECE_BYTES));
     for number in 0..count {
         match tree.get(owner.piece(revision, number))? {
-            Some(piece) => value.extend_from_slice(&piece),
+            Some(piece) => value.extend_from_slice(unversioned(&piece)?),
             None => return Ok(None),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use crate::domain::account::AccountKey;
 use crate::domain::time::Timestamp;
 
-use super::codec::{decode_borrowed, encode};
+use super::codec::{decode_borrowed, encode, versioned};
 use super::locks::lock;
 use super::pieces::{self, INLINE_BYTES_MAX, Owner};
 use super::schema::{ReplayRecord, part, replay_key, replay_time_key};
@@ -151,7 +151,7 @@ impl Inner {
         let owner = Owner::replay(key);
         self.trees
             .replay_times
-            .insert(replay_time_key(now, key), &[])?;
+            .insert(replay_time_key(now, key), versioned(&[]))?;
         let fingerprint = replay.fingerprint;
         let mut record = ReplayRecord {
             fingerprint,
