@@ -460,7 +460,7 @@ impl Inner {
     }
 
     /// Returns the JSON of a memory whose head was read. `None` if it was deleted meanwhile.
-    fn json_of(
+    pub(super) fn json_of(
         &self,
         account: AccountKey,
         id: MemoryId,

@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod check;
 mod codec;
 mod committer;
 mod directory;
@@ -32,6 +33,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
 pub use directory::{FORMAT, FileSystem};
 pub use error::{OpenError, StoreError};
 pub use keys::{CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal};

@@ -31,6 +31,12 @@ impl Owner {
         Self(join(*b"s", join::<16, 16, 32>(account, [0; 16])))
     }
 
+    /// The prefix of all its pieces.
+    #[cfg(test)]
+    pub fn prefix(self) -> [u8; 33] {
+        self.0
+    }
+
     fn piece(self, revision: u64, number: u16) -> [u8; 43] {
         join(
             self.0,

@@ -50,8 +50,9 @@ pub struct Stats {
 
 /// All counts of an account.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Counts {
-    total: u64,
+pub(super) struct Counts {
+    /// Memories held.
+    pub total: u64,
     successes: u64,
     categories: BTreeMap<String, u64>,
     types: BTreeMap<String, u64>,
@@ -128,7 +129,7 @@ impl Counts {
         }
     }
 
-    fn count(&mut self, facets: &Facets<'_>) {
+    pub fn count(&mut self, facets: &Facets<'_>) {
         self.total = self.total.saturating_add(1);
         self.successes = self.successes.saturating_add(u64::from(facets.success));
         increment(&mut self.categories, facets.category);
@@ -175,8 +176,8 @@ fn decrement(names: &mut BTreeMap<String, u64>, name: &str) {
 
 /// An account's counts in memory, and how far a snapshot of them reaches.
 #[derive(Debug)]
-struct Cached {
-    counts: Counts,
+pub(super) struct Cached {
+    pub counts: Counts,
     /// The last memory of the snapshot on the disk.
     through: MemoryId,
 }
@@ -282,7 +283,7 @@ impl Inner {
 
     /// Derives an account's counts: snapshot, journal, and the memories since. The caller holds the
     /// account alone.
-    fn derive_stats(&self, account: AccountKey) -> Result<Cached, StoreError> {
+    pub(super) fn derive_stats(&self, account: AccountKey) -> Result<Cached, StoreError> {
         let (mut counts, mut through, mut op) = (Counts::default(), MemoryId::default(), 0);
         if let Some(head) = self.stats_head(account)? {
             let owner = Owner::stats(account.0);
@@ -314,7 +315,7 @@ impl Inner {
     }
 
     /// Takes a snapshot, if one is due. The caller holds the account alone, so no write is under way.
-    fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
+    pub(super) fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
         let usage = self.usage(account)?;
         if usage.next_op < usage.stats_due || self.committer.is_poisoned() {
             return Ok(());
