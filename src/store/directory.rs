@@ -11,6 +11,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::durable;
 use super::error::OpenError;
@@ -20,6 +21,9 @@ pub const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "lock";
+/// How often, and after how long each time, a database that is still being closed is tried again.
+const CLOSING_LOOKS: u32 = 500;
+const CLOSING_TICK: Duration = Duration::from_millis(10);
 const DATABASE: &str = "db";
 pub(super) const IMPORT_MARK: &str = "import.tmp";
 
@@ -137,7 +141,15 @@ impl DataDirectory {
             reason,
         };
         // sled panics on some damage. Nothing of it is kept then.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let open = || catch_unwind(AssertUnwindSafe(|| config.open()));
+        let mut opened = open();
+        for _ in 0..CLOSING_LOOKS {
+            if !matches!(&opened, Ok(Err(sled::Error::Io(error))) if is_closing(error)) {
+                break;
+            }
+            std::thread::sleep(CLOSING_TICK);
+            opened = open();
+        }
         match opened {
             Ok(Ok(db)) => Ok(db),
             Ok(Err(sled::Error::Io(error))) => Err(failed(&self.path, error)),
@@ -220,6 +232,13 @@ impl DataDirectory {
             other => FileSystem::Other(other),
         }
     }
+}
+
+/// Says whether sled found its own lock taken. The directory's lock is ours by then, so it is the same
+/// process that had the database open before: sled's threads free its lock a moment after the last
+/// handle is dropped.
+fn is_closing(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 /// Proves that a flush of this database reaches our `fdatasync`, and makes its files durable.
