@@ -1278,6 +1278,27 @@ mod tests {
         );
     }
 
+    /// Shows that a snapshot of aggregates which a crash interrupted is gone after the next start.
+    #[tokio::test]
+    async fn an_interrupted_snapshot_leaves_nothing() {
+        let fixture = Fixture::make().await;
+        let pieces = &fixture.store.0.trees.pieces;
+        for account in [fixture.bo, fixture.al] {
+            pieces::write(pieces, Owner::stats(account.0), 99, &[0; 9_000]).unwrap();
+        }
+        let (bo, al) = (fixture.bo.anonymous_id(), fixture.al.anonymous_id());
+        let found = fixture.store.check().unwrap();
+        let found: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("pieces s {bo}: its owner names other pieces"),
+            format!("pieces s {al}: its owner is not there"),
+        ];
+        assert_eq!(found, expected);
+        fixture.store.0.recover().unwrap();
+        let report = fixture.store.check().unwrap();
+        assert!(report.is_sound(), "{report}");
+    }
+
     /// Shows that values in files of their own are named, and that a long list is cut but counted.
     #[tokio::test]
     async fn blobs_are_named_and_long_lists_are_cut() {

@@ -16,6 +16,9 @@ const PIECE_BYTES: usize = 7_000;
 pub(crate) struct Owner([u8; 33]);
 
 impl Owner {
+    /// What the keys of all pieces of aggregates start with; an account follows.
+    pub const STATS_TAG: &[u8] = b"s";
+
     /// The JSON of a memory, by its key in `memories`.
     pub fn memory(key: [u8; 32]) -> Self {
         Self(join(*b"m", key))
@@ -79,6 +82,11 @@ pub(crate) fn read(
     Ok(Some(value))
 }
 
+/// Returns the revision of a piece, from its key.
+pub(crate) fn revision(key: &[u8]) -> Option<u64> {
+    part(key, 33).map(u64::from_be_bytes)
+}
+
 /// Removes the pieces of every revision but `keep`.
 pub(crate) fn remove_others(
     tree: &sled::Tree,
@@ -87,8 +95,7 @@ pub(crate) fn remove_others(
 ) -> Result<(), StoreError> {
     for key in tree.scan_prefix(owner.0).keys() {
         let key = key?;
-        let revision = part::<8>(&key, owner.0.len()).map(u64::from_be_bytes);
-        if keep.is_none() || revision != keep {
+        if keep.is_none() || revision(&key) != keep {
             tree.remove(key)?;
         }
     }

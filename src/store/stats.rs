@@ -273,7 +273,7 @@ impl Inner {
             .map_or(MemoryId::default(), |head| head.through))
     }
 
-    fn stats_head(&self, account: AccountKey) -> Result<Option<StatsHead>, StoreError> {
+    pub(super) fn stats_head(&self, account: AccountKey) -> Result<Option<StatsHead>, StoreError> {
         self.trees
             .stats
             .get(account.0)?
