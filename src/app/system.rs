@@ -64,7 +64,7 @@ impl App {
     pub fn health(&self) -> HealthReport {
         let store = self.store().health();
         let enough_space = store.free_bytes.is_none_or(|free| free >= FREE_BYTES_LOW);
-        let status = match (store.writable, enough_space) {
+        let status = match (store.readable && store.writable, enough_space) {
             (false, _) => HealthStatus::Unhealthy,
             (true, false) => HealthStatus::Degraded,
             (true, true) => HealthStatus::Healthy,

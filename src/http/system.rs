@@ -81,7 +81,7 @@ pub(super) async fn health(app: App, _: Request) -> Answer {
         HealthStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
     };
     let checks = [
-        ("database_readable", true),
+        ("database_readable", report.store.readable),
         ("database_writable", report.store.writable),
         ("enough_free_space", report.enough_space),
     ];

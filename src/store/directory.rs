@@ -11,6 +11,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::codec::{decode, encode};
 use super::durable;
@@ -21,7 +22,12 @@ pub const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "lock";
+/// How often, and after how long each time, a database that is still being closed is tried again.
+const CLOSING_LOOKS: u32 = 500;
+const CLOSING_TICK: Duration = Duration::from_millis(10);
 const DATABASE: &str = "db";
+/// The record that a start writes to prove the flush, and `/health` reads.
+pub(super) const PROBE: &str = "flush_probes";
 pub(super) const IMPORT_MARK: &str = "import.tmp";
 
 /// What sort of file system a directory is on.
@@ -141,7 +147,15 @@ impl DataDirectory {
             reason,
         };
         // sled panics on some damage. Nothing of it is kept then.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let open = || catch_unwind(AssertUnwindSafe(|| config.open()));
+        let mut opened = open();
+        for _ in 0..CLOSING_LOOKS {
+            if !matches!(&opened, Ok(Err(sled::Error::Io(error))) if is_closing(error)) {
+                break;
+            }
+            std::thread::sleep(CLOSING_TICK);
+            opened = open();
+        }
         match opened {
             Ok(Ok(db)) => Ok(db),
             Ok(Err(sled::Error::Io(error))) => Err(failed(&self.path, error)),
@@ -226,6 +240,13 @@ fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Says whether sled found its own lock taken. The directory's lock is ours by then, so it is the same
+/// process that had the database open before: sled's threads free its lock a moment after the last
+/// handle is dropped.
+fn is_closing(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
+}
+
 /// Proves that a flush of this database reaches our `fdatasync`, and makes its files durable.
 pub(super) fn prove_durable(
     db: &sled::Db,
@@ -239,7 +260,7 @@ pub(super) fn prove_durable(
     };
     let before = durable::flushes();
     let probes = meta
-        .get("flush_probes")
+        .get(PROBE)
         .map_err(damaged)?
         .and_then(|bytes| decode(&bytes).ok());
     let probe =
@@ -247,7 +268,7 @@ pub(super) fn prove_durable(
             path: path.clone(),
             source,
         })?;
-    meta.insert("flush_probes", probe).map_err(damaged)?;
+    meta.insert(PROBE, probe).map_err(damaged)?;
     db.flush().map_err(damaged)?;
     if durable::flushes() == before {
         return Err(OpenError::NotDurable);

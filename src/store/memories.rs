@@ -124,6 +124,19 @@ impl Store {
         Ok((body, balance))
     }
 
+    /// Adds a memory as [`Self::add_memory`] does, without waiting for the disk, nor saving aggregates.
+    /// For the benches, which compare the two: an answer given after this one could be lost.
+    #[doc(hidden)]
+    pub async fn add_memory_unflushed_for_bench(
+        &self,
+        add: AddMemory<'_>,
+        respond: impl Fn(&Added) -> String,
+    ) -> Result<(String, Balance), OpError<Refusal>> {
+        let step = || self.0.add_memory(&add, &respond);
+        let (body, balance, _) = self.0.run_write(add.account, step).await?;
+        Ok((body, balance))
+    }
+
     /// Returns a page of an account's memories.
     ///
     /// # Errors
@@ -460,7 +473,7 @@ impl Inner {
     }
 
     /// Returns the JSON of a memory whose head was read. `None` if it was deleted meanwhile.
-    fn json_of(
+    pub(super) fn json_of(
         &self,
         account: AccountKey,
         id: MemoryId,

@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod check;
 mod codec;
 mod committer;
 mod directory;
@@ -32,6 +33,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
 pub use directory::{FORMAT, FileSystem};
 pub use error::{OpenError, StoreError};
 pub use keys::{CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal};
@@ -107,6 +109,8 @@ struct Totals {
 /// What `/health` tells of the store. Costs the same however much is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Health {
+    /// Whether a record can be read.
+    pub readable: bool,
     /// Whether writes go on.
     pub writable: bool,
     /// Bytes that a program without privileges can still write to the file system; `None` if it does not say.
@@ -176,6 +180,7 @@ impl Store {
     pub fn health(&self) -> Health {
         let totals = &self.0.totals;
         Health {
+            readable: self.0.trees.meta.get(directory::PROBE).is_ok(),
             writable: !self.0.committer.is_poisoned(),
             free_bytes: self.0.directory.free_bytes(),
             database_bytes: self.0.db.size_on_disk().unwrap_or(0),

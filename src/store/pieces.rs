@@ -17,6 +17,9 @@ const PIECE_BYTES: usize = 7_000;
 pub(crate) struct Owner([u8; 33]);
 
 impl Owner {
+    /// What the keys of all pieces of aggregates start with; an account follows.
+    pub(super) const STATS_TAG: &[u8] = b"s";
+
     /// The JSON of a memory, by its key in `memories`.
     pub(super) fn memory(key: [u8; 32]) -> Self {
         Self(join(*b"m", key))
@@ -30,6 +33,12 @@ impl Owner {
     /// The aggregates of an account.
     pub(super) fn stats(account: [u8; 16]) -> Self {
         Self(join(*b"s", join::<16, 16, 32>(account, [0; 16])))
+    }
+
+    /// The prefix of all its pieces.
+    #[cfg(test)]
+    pub(super) fn prefix(self) -> [u8; 33] {
+        self.0
     }
 
     fn piece(self, revision: u64, number: u16) -> [u8; 43] {
@@ -74,6 +83,11 @@ pub(crate) fn read(
     Ok(Some(value))
 }
 
+/// Returns the revision of a piece, from its key.
+pub(crate) fn revision(key: &[u8]) -> Option<u64> {
+    part(key, 33).map(u64::from_be_bytes)
+}
+
 /// Removes the pieces of every revision but `keep`.
 pub(crate) fn remove_others(
     tree: &sled::Tree,
@@ -82,8 +96,7 @@ pub(crate) fn remove_others(
 ) -> Result<(), StoreError> {
     for key in tree.scan_prefix(owner.0).keys() {
         let key = key?;
-        let revision = part::<8>(&key, owner.0.len()).map(u64::from_be_bytes);
-        if keep.is_none() || revision != keep {
+        if keep.is_none() || revision(&key) != keep {
             tree.remove(key)?;
         }
     }

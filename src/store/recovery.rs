@@ -34,6 +34,7 @@ impl Inner {
             let keys = u64::try_from(record.active.len()).unwrap_or(u64::MAX);
             active_keys = active_keys.saturating_add(keys);
         }
+        self.recover_stats()?;
         self.totals.memories.store(memories, Ordering::Relaxed);
         self.totals.accounts.store(accounts, Ordering::Relaxed);
         self.totals
@@ -97,6 +98,22 @@ impl Inner {
                 Ok(revision.is_none())
             }
         }
+    }
+
+    /// Removes pieces of aggregates that no head names: a snapshot was under way, or had just taken the
+    /// place of another. It has no intent, since nothing is lost with it; without this the pieces would
+    /// stay until the account's next snapshot, which may never come.
+    fn recover_stats(&self) -> Result<(), StoreError> {
+        for key in self.trees.pieces.scan_prefix(Owner::STATS_TAG).keys() {
+            let key = key?;
+            let account = part(&key, Owner::STATS_TAG.len()).map(AccountKey);
+            let account = account.ok_or_else(|| bad_key("pieces"))?;
+            let named = self.stats_head(account)?.map(|head| head.op);
+            if named.is_none() || pieces::revision(&key) != named {
+                self.trees.pieces.remove(key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Settles sign-ups and keys that were being made or revoked.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::AccountKey;
 use crate::domain::memory::MemoryId;
+use crate::domain::usage::Usage;
 
 use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
 use super::locks::lock;
@@ -50,8 +51,9 @@ pub struct Stats {
 
 /// All counts of an account.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Counts {
-    total: u64,
+pub(super) struct Counts {
+    /// Memories held.
+    pub total: u64,
     successes: u64,
     categories: BTreeMap<String, u64>,
     types: BTreeMap<String, u64>,
@@ -128,7 +130,7 @@ impl Counts {
         }
     }
 
-    fn count(&mut self, facets: &Facets<'_>) {
+    pub(super) fn count(&mut self, facets: &Facets<'_>) {
         self.total = self.total.saturating_add(1);
         self.successes = self.successes.saturating_add(u64::from(facets.success));
         increment(&mut self.categories, facets.category);
@@ -175,10 +177,12 @@ fn decrement(names: &mut BTreeMap<String, u64>, name: &str) {
 
 /// An account's counts in memory, and how far a snapshot of them reaches.
 #[derive(Debug)]
-struct Cached {
-    counts: Counts,
+pub(super) struct Cached {
+    pub counts: Counts,
     /// The last memory of the snapshot on the disk.
     through: MemoryId,
+    /// Memories and changes that the snapshot lacked when this was derived.
+    tail: u64,
 }
 
 /// The aggregates of accounts that were asked for lately.
@@ -234,11 +238,9 @@ impl Store {
         let alone = self.0.locks.alone(account).await;
         let store = self.clone();
         let task = tokio::task::spawn_blocking(move || {
-            let cached = store.0.derive_stats(account)?;
-            let stats = cached.counts.listed();
-            store.0.stats.put(account, cached);
+            let stats = store.0.load_stats(account);
             drop(alone);
-            Ok(stats)
+            stats
         });
         task.await
             .map_err(|_| StoreError::Corrupt("counting was interrupted".to_owned()))?
@@ -272,7 +274,7 @@ impl Inner {
             .map_or(MemoryId::default(), |head| head.through))
     }
 
-    fn stats_head(&self, account: AccountKey) -> Result<Option<StatsHead>, StoreError> {
+    pub(super) fn stats_head(&self, account: AccountKey) -> Result<Option<StatsHead>, StoreError> {
         self.trees
             .stats
             .get(account.0)?
@@ -282,7 +284,7 @@ impl Inner {
 
     /// Derives an account's counts: snapshot, journal, and the memories since. The caller holds the
     /// account alone.
-    fn derive_stats(&self, account: AccountKey) -> Result<Cached, StoreError> {
+    pub(super) fn derive_stats(&self, account: AccountKey) -> Result<Cached, StoreError> {
         let (mut counts, mut through, mut op) = (Counts::default(), MemoryId::default(), 0);
         if let Some(head) = self.stats_head(account)? {
             let owner = Owner::stats(account.0);
@@ -290,6 +292,7 @@ impl Inner {
                 .ok_or_else(|| StoreError::Corrupt("saved aggregates are not whole".to_owned()))?;
             (counts, through, op) = (decode_long(&saved)?, head.through, head.op);
         }
+        let mut tail = 0u64;
         let since = op_key(account, op.saturating_add(1));
         for delta in self
             .trees
@@ -298,6 +301,7 @@ impl Inner {
             .values()
         {
             counts.apply(&decode::<Delta>(&delta?)?);
+            tail = tail.saturating_add(1);
         }
         let last = memory_key(account, MemoryId::from_bytes([0xFF; 16]));
         for entry in self
@@ -308,22 +312,60 @@ impl Inner {
             let (key, bytes) = entry?;
             if memory_id(&key)? > through {
                 counts.count(&decode_borrowed::<MemoryHead<'_>>(&bytes)?.facets());
+                tail = tail.saturating_add(1);
             }
         }
-        Ok(Cached { counts, through })
+        Ok(Cached {
+            counts,
+            through,
+            tail,
+        })
+    }
+
+    /// Derives an account's counts and keeps them in memory. The caller holds the account alone.
+    fn load_stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
+        let mut cached = self.derive_stats(account)?;
+        // An import, or a crash before a snapshot: the next one who asks shall not count all of it again.
+        if cached.tail > 2 * WRITES_MIN && !self.committer.is_poisoned() {
+            self.write_snapshot(account, &self.usage(account)?, &mut cached)?;
+        }
+        let stats = cached.counts.listed();
+        self.stats.put(account, cached);
+        Ok(stats)
     }
 
     /// Takes a snapshot, if one is due. The caller holds the account alone, so no write is under way.
-    fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
+    pub(super) fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
         let usage = self.usage(account)?;
         if usage.next_op < usage.stats_due || self.committer.is_poisoned() {
             return Ok(());
         }
-        let op = usage.next_op.saturating_sub(1);
         let mut cached = self.derive_stats(account)?;
+        self.write_snapshot(account, &usage, &mut cached)?;
+        let names = u64::try_from(cached.counts.names()).unwrap_or(u64::MAX);
+        let due = usage.next_op.saturating_add(names.max(WRITES_MIN));
+        if lock(&self.stats.accounts).contains(&account) {
+            self.stats.put(account, cached);
+        }
+        let swapped = self.swap_usage::<_, std::convert::Infallible>(account, |usage| {
+            usage.stats_due = due;
+            Ok(())
+        });
+        self.ended(swapped).map_err(never_refused)
+    }
+
+    /// Writes a snapshot: pieces, head, then away with the old pieces and with the journal it counts.
+    fn write_snapshot(
+        &self,
+        account: AccountKey,
+        usage: &Usage,
+        cached: &mut Cached,
+    ) -> Result<(), StoreError> {
+        let op = usage.next_op.saturating_sub(1);
         let owner = Owner::stats(account.0);
         let pieces = pieces::write(&self.trees.pieces, owner, op, &encode_long(&cached.counts)?)?;
         cached.through = usage.newest;
+        cached.tail = 0;
         let head = StatsHead {
             through: cached.through,
             op,
@@ -337,16 +379,6 @@ impl Inner {
                 self.trees.stats_journal.remove(key)?;
             }
         }
-        let names = u64::try_from(cached.counts.names()).unwrap_or(u64::MAX);
-        let due = usage.next_op.saturating_add(names.max(WRITES_MIN));
-        if lock(&self.stats.accounts).contains(&account) {
-            self.stats.put(account, cached);
-        }
-        let swapped = self.swap_usage::<_, std::convert::Infallible>(account, |usage| {
-            usage.stats_due = due;
-            Ok(())
-        });
-        self.ended(swapped).map_err(never_refused)?;
         self.committer.mark_dirty();
         Ok(())
     }
