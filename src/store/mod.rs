@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod bulk;
 mod codec;
 mod committer;
 mod directory;
@@ -32,9 +33,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use bulk::{
+    Built, Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, NewTarget, Target, TargetError,
+    target,
+};
 pub use directory::{FORMAT, FileSystem};
 pub use error::{OpenError, StoreError};
-pub use keys::{CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal};
+pub use keys::{
+    ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
+};
 pub use memories::{AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateRefusal};
 pub use replays::{Replay, ReplayRefusal};
 pub use stats::Stats;

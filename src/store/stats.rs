@@ -20,7 +20,7 @@ use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
 use super::locks::lock;
 use super::memories::{Facets, memory_id};
 use super::pieces::{self, Owner};
-use super::schema::{MemoryHead, StatsHead, memory_key, op_key, part};
+use super::schema::{MemoryHead, StatsHead, Trees, memory_key, op_key, part};
 use super::usage::never_refused;
 use super::{Inner, Store, StoreError};
 
@@ -50,7 +50,7 @@ pub struct Stats {
 
 /// All counts of an account.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Counts {
+pub(super) struct Counts {
     total: u64,
     successes: u64,
     categories: BTreeMap<String, u64>,
@@ -128,7 +128,7 @@ impl Counts {
         }
     }
 
-    fn count(&mut self, facets: &Facets<'_>) {
+    pub(super) fn count(&mut self, facets: &Facets<'_>) {
         self.total = self.total.saturating_add(1);
         self.successes = self.successes.saturating_add(u64::from(facets.success));
         increment(&mut self.categories, facets.category);
@@ -321,15 +321,9 @@ impl Inner {
         }
         let op = usage.next_op.saturating_sub(1);
         let mut cached = self.derive_stats(account)?;
-        let owner = Owner::stats(account.0);
-        let pieces = pieces::write(&self.trees.pieces, owner, op, &encode_long(&cached.counts)?)?;
         cached.through = usage.newest;
-        let head = StatsHead {
-            through: cached.through,
-            op,
-            pieces,
-        };
-        self.trees.stats.insert(account.0, encode(&head)?)?;
+        let due = write_snapshot(&self.trees, account, &cached.counts, cached.through, op)?;
+        let owner = Owner::stats(account.0);
         pieces::remove_others(&self.trees.pieces, owner, Some(op))?;
         for key in self.trees.stats_journal.scan_prefix(account.0).keys() {
             let key = key?;
@@ -337,8 +331,6 @@ impl Inner {
                 self.trees.stats_journal.remove(key)?;
             }
         }
-        let names = u64::try_from(cached.counts.names()).unwrap_or(u64::MAX);
-        let due = usage.next_op.saturating_add(names.max(WRITES_MIN));
         if lock(&self.stats.accounts).contains(&account) {
             self.stats.put(account, cached);
         }
@@ -350,4 +342,25 @@ impl Inner {
         self.committer.mark_dirty();
         Ok(())
     }
+}
+
+/// Writes a snapshot: the counts of every memory up to `through`, and of what was done up to write
+/// `op`. Returns the number of the write with which the next one is due.
+pub(super) fn write_snapshot(
+    trees: &Trees,
+    account: AccountKey,
+    counts: &Counts,
+    through: MemoryId,
+    op: u64,
+) -> Result<u64, StoreError> {
+    let owner = Owner::stats(account.0);
+    let pieces = pieces::write(&trees.pieces, owner, op, &encode_long(counts)?)?;
+    let head = StatsHead {
+        through,
+        op,
+        pieces,
+    };
+    trees.stats.insert(account.0, encode(&head)?)?;
+    let names = u64::try_from(counts.names()).unwrap_or(u64::MAX);
+    Ok(op.saturating_add(1).saturating_add(names.max(WRITES_MIN)))
 }
