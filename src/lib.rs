@@ -2,4 +2,5 @@
 pub mod app;
 pub mod clock;
 pub mod domain;
+pub mod import;
 pub mod store;

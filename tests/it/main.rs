@@ -1,0 +1,3 @@
+//! Tests of the library's public face, in one binary.
+
+mod import;
