@@ -202,6 +202,21 @@ pub fn run(args: &ImportArgs, data_dir: &Path, now: Timestamp) -> Result<Summary
     Ok(summary)
 }
 
+/// Returns the command that imports the old program's files, if `folder` has both: for a start on an
+/// empty data directory, whose operator may have forgotten them. `None` if it has not.
+#[must_use]
+pub fn command_for(folder: &Path, data_dir: &Path) -> Option<String> {
+    let [users, memories] = ["users.json", "memory.json"].map(|name| folder.join(name));
+    (users.is_file() && memories.is_file()).then(|| {
+        format!(
+            "memoryos import --users {} --memories {} --data-dir {}",
+            users.display(),
+            memories.display(),
+            data_dir.display()
+        )
+    })
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, ImportFailure> {
     std::fs::read(path).map_err(|error| {
         ImportFailure(format!(
@@ -512,4 +527,75 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> ImportFailure {
         "cannot write {}: {error}; nothing was imported",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, Command, FromArgMatches, error::ErrorKind};
+
+    fn parsed(args: &[&str]) -> Result<ImportArgs, ErrorKind> {
+        let command = ImportArgs::augment_args(Command::new("import").no_binary_name(true));
+        let matches = command
+            .try_get_matches_from(args)
+            .map_err(|error| error.kind())?;
+        ImportArgs::from_arg_matches(&matches).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_flags_are_what_the_help_says() {
+        let files = ["--users", "u.json", "--memories", "m.json"];
+        let with = |more: &[&str]| parsed(&[&files, more].concat());
+        let args = with(&["--unowned-to", "bo@x.org", "--skip-invalid", "i.json"]).unwrap();
+        assert_eq!(args.users, PathBuf::from("u.json"));
+        assert_eq!(args.unowned_to.as_deref(), Some("bo@x.org"));
+        assert_eq!(args.skip_invalid, Some(PathBuf::from("i.json")));
+        let both = with(&["--unowned-to", "bo@x.org", "--skip-unowned", "s.json"]);
+        assert_eq!(both, Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parsed(&[]), Err(ErrorKind::MissingRequiredArgument));
+    }
+
+    #[test]
+    fn the_command_is_told_where_the_old_files_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Path::new("./data");
+        std::fs::write(folder.path().join("users.json"), "{}").unwrap();
+        assert_eq!(command_for(folder.path(), data), None);
+        std::fs::write(folder.path().join("memory.json"), "[]").unwrap();
+        let command = command_for(folder.path(), data).unwrap();
+        assert!(command.starts_with("memoryos import --users "), "{command}");
+        assert!(
+            command.ends_with("memory.json --data-dir ./data"),
+            "{command}"
+        );
+    }
+
+    #[test]
+    fn imports_differ_by_files_and_decisions() {
+        let args = ImportArgs::default();
+        let skipping = ImportArgs {
+            skip_unowned: Some(PathBuf::from("s")),
+            ..args.clone()
+        };
+        let strict = ImportArgs {
+            skip_invalid: Some(PathBuf::from("s")),
+            ..args.clone()
+        };
+        let elsewhere = ImportArgs {
+            skip_unowned: Some(PathBuf::from("other")),
+            ..args.clone()
+        };
+        let email = Email::parse("a@b.c").unwrap();
+        let names = [
+            fingerprint(&args, None, b"u", b"m"),
+            fingerprint(&args, None, b"um", b""),
+            fingerprint(&args, Some(&email), b"u", b"m"),
+            fingerprint(&skipping, None, b"u", b"m"),
+            fingerprint(&strict, None, b"u", b"m"),
+        ];
+        let different: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len());
+        // Where the files go that are left out decides nothing.
+        assert_eq!(fingerprint(&elsewhere, None, b"u", b"m"), names[3]);
+    }
 }
