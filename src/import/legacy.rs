@@ -104,14 +104,43 @@ pub(crate) fn read_users(bytes: &[u8]) -> Result<Vec<LegacyKey>, LegacyError> {
 }
 
 /// Reads `memory.json`: its entries as they are written, in the order of the file.
-pub(crate) fn read_memories(bytes: &[u8]) -> Result<Vec<&RawValue>, LegacyError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        if error.is_data() {
-            LegacyError::NotAList
-        } else {
-            LegacyError::Syntax(error.to_string())
+///
+/// The old program could write `NaN` and `Infinity`, which are no JSON. A file in which only single
+/// entries are wrong is still a list: they are returned as they are, to be refused one by one.
+pub(crate) fn read_memories(bytes: &[u8]) -> Result<Vec<&str>, LegacyError> {
+    match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
+        Ok(entries) => Ok(entries.into_iter().map(RawValue::get).collect()),
+        Err(error) if error.is_data() => Err(LegacyError::NotAList),
+        Err(error) => std::str::from_utf8(bytes)
+            .ok()
+            .and_then(split_list)
+            .ok_or_else(|| LegacyError::Syntax(error.to_string())),
+    }
+}
+
+/// Splits a list at its commas, looking at strings and brackets only. `None` if these do not match.
+fn split_list(text: &str) -> Option<Vec<&str>> {
+    let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
+    let (mut entries, mut from) = (Vec::new(), 0);
+    let (mut depth, mut in_string, mut escaped) = (0u32, false, false);
+    for (at, byte) in inner.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth = depth.checked_add(1)?,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => {
+                entries.push(inner.get(from..at)?.trim());
+                from = at.checked_add(1)?;
+            }
+            _ => {}
         }
-    })
+    }
+    entries.push(inner.get(from..)?.trim());
+    let is_whole = depth == 0 && !in_string && entries.iter().all(|entry| !entry.is_empty());
+    is_whole.then_some(entries)
 }
 
 /// Returns what is not JSON, and where. serde's words for it show nothing of the file.
@@ -338,7 +367,21 @@ mod tests {
         let list = |text: &'static str| read_memories(text.as_bytes()).map(|list| list.len());
         assert_eq!(list("[1, {}]"), Ok(2));
         assert_eq!(list("{}"), Err(LegacyError::NotAList));
-        assert!(matches!(list("[NaN]"), Err(LegacyError::Syntax(_))));
+        for broken in ["[{]", "[1", "[1]]", "[1,]", "[\"]", "[}{]", ""] {
+            assert!(
+                matches!(list(broken), Err(LegacyError::Syntax(_))),
+                "{broken}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_with_entries_that_are_no_json_is_one_still() {
+        let text = r#" [ {"a": NaN, "b": "],\"["} , [1, Infinity],{} ] "#;
+        assert_eq!(
+            read_memories(text.as_bytes()).unwrap(),
+            [r#"{"a": NaN, "b": "],\"["}"#, "[1, Infinity]", "{}"]
+        );
     }
 
     #[test]

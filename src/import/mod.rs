@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::domain::account::Email;
@@ -281,7 +280,7 @@ struct Triage<'a> {
 
 impl Triage<'_> {
     /// Looks at every entry, in the order of the file.
-    fn run(&self, raws: &[&RawValue]) -> Result<(Vec<Fate>, LeftOut, Summary), ImportFailure> {
+    fn run(&self, raws: &[&str]) -> Result<(Vec<Fate>, LeftOut, Summary), ImportFailure> {
         let bar = progress("checking", raws.len());
         let (mut fates, mut left_out) = (Vec::with_capacity(raws.len()), LeftOut::default());
         let mut summary = self.accounts();
@@ -305,7 +304,7 @@ impl Triage<'_> {
                     Fate::Keep(owner)
                 }
                 Ok(None) => {
-                    left_out.unowned.push(self.redactor.redact_json(raw.get()));
+                    left_out.unowned.push(self.redactor.redact_json(raw));
                     Fate::LeaveOut
                 }
                 Err(reason) => {
@@ -327,7 +326,7 @@ impl Triage<'_> {
     }
 
     /// Opens an entry and finds whose it is; nobody's if its key is in no account.
-    fn owner(&self, raw: &RawValue) -> Result<(Entry, Option<Owner>), String> {
+    fn owner(&self, raw: &str) -> Result<(Entry, Option<Owner>), String> {
         let entry = Entry::open(raw, self.redactor)?;
         let owner = entry
             .api_key
@@ -337,9 +336,13 @@ impl Triage<'_> {
         Ok((entry, owner))
     }
 
-    fn invalid(&self, index: usize, reason: &str, raw: &RawValue) -> String {
+    fn invalid(&self, index: usize, reason: &str, raw: &str) -> String {
         let reason = serde_json::Value::from(reason);
-        let entry = self.redactor.redact_json(raw.get());
+        let mut entry = self.redactor.redact_json(raw);
+        if serde_json::from_str::<serde::de::IgnoredAny>(&entry).is_err() {
+            // Not JSON itself, NaN perhaps: the file must be it all the same.
+            entry = serde_json::Value::from(entry).to_string();
+        }
         format!("{{\"index\": {index}, \"reason\": {reason}, \"entry\": {entry}}}")
     }
 
@@ -454,7 +457,7 @@ fn write(
     target: NewTarget,
     plan: Plan,
     redactor: &Redactor,
-    raws: &[&RawValue],
+    raws: &[&str],
     fates: &[Fate],
     left_out: &LeftOut,
 ) -> Result<(), ImportFailure> {
@@ -480,7 +483,7 @@ fn write_memories(
     bulk: &mut Bulk,
     plan: &Plan,
     redactor: &Redactor,
-    raws: &[&RawValue],
+    raws: &[&str],
     fates: &[Fate],
 ) -> Result<(), ImportFailure> {
     let bar = progress("writing", raws.len());

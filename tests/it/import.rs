@@ -491,6 +491,34 @@ fn entries_that_the_contract_refuses_stop_the_import_or_are_left_out() {
 }
 
 #[test]
+fn what_python_writes_and_json_lacks_is_one_bad_entry() {
+    let bad = memory("bad", "k").to_string().replace("true", "NaN");
+    let list = format!("[{}, {bad}, {}]", memory("1", "k"), memory("2", "k"));
+    let place = Place::with(
+        &json!({ "k": user("Free", json!(null)) }).to_string(),
+        &list,
+    );
+    let error = place.refused();
+    assert!(
+        error.contains("index 1 ") && error.contains("not valid JSON"),
+        "{error}"
+    );
+    let place = place.skip_invalid();
+    assert_eq!(
+        (place.import().memories, place.import().already_imported),
+        (2, true)
+    );
+    let left_out = place.json("invalid.json");
+    assert_eq!(left_out[0]["index"], 1);
+    assert!(
+        left_out[0]["entry"]
+            .as_str()
+            .unwrap()
+            .contains("\"success\":NaN")
+    );
+}
+
+#[test]
 fn keys_of_one_email_are_merged() {
     let now_passed = json!("2026-11-10T00:00:00+00:00");
     let older = changed(
