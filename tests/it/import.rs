@@ -137,7 +137,7 @@ fn assert_no_secret(folder: &Path, secrets: &[&str]) {
     }
 }
 
-fn user(plan: &str, email: Value) -> Value {
+fn user(plan: &str, email: &Value) -> Value {
     json!({
         "plan": plan, "credits_remaining": 60, "credits_used_this_cycle": 40,
         "total_credits_used": 400, "reset_date": "2026-12-10T00:00:00+00:00",
@@ -495,7 +495,7 @@ fn what_python_writes_and_json_lacks_is_one_bad_entry() {
     let bad = memory("bad", "k").to_string().replace("true", "NaN");
     let list = format!("[{}, {bad}, {}]", memory("1", "k"), memory("2", "k"));
     let place = Place::with(
-        &json!({ "k": user("Free", json!(null)) }).to_string(),
+        &json!({ "k": user("Free", &json!(null)) }).to_string(),
         &list,
     );
     let error = place.refused();
@@ -522,21 +522,21 @@ fn what_python_writes_and_json_lacks_is_one_bad_entry() {
 fn keys_of_one_email_are_merged() {
     let now_passed = json!("2026-11-10T00:00:00+00:00");
     let older = changed(
-        user("Free", json!("Bo@x.org")),
+        user("Free", &json!("Bo@x.org")),
         "created_at",
         json!("2026-09-01T00:00:00"),
     );
     let newest = changed(
-        user("Pro", json!("bo@x.org")),
+        user("Pro", &json!("bo@x.org")),
         "created_at",
         json!("2026-11-01T00:00:00Z"),
     );
     let users = json!({
-        "bo-pro": user("Pro", json!("bo@X.ORG")),
+        "bo-pro": user("Pro", &json!("bo@X.ORG")),
         "bo-free": older,
         "bo-passed": changed(newest, "reset_date", now_passed.clone()),
-        "lone": user("Pro", json!(null)),
-        "lone-passed": changed(user("Pro", json!("")), "reset_date", now_passed),
+        "lone": user("Pro", &json!(null)),
+        "lone-passed": changed(user("Pro", &json!("")), "reset_date", now_passed),
     });
     let list = json!([
         memory("1", "bo-free"),
@@ -601,7 +601,7 @@ async fn an_imported_account_goes_on_as_any_other() {
         entry,
         memory("last", "some-old-key")
     ]);
-    let place = Place::of(&json!({ "some-old-key": user("Pro", json!(null)) }), &list);
+    let place = Place::of(&json!({ "some-old-key": user("Pro", &json!(null)) }), &list);
     place.import();
     let store = place.open();
     let account = accounts(&store).remove(0);
@@ -632,7 +632,7 @@ fn wrong_files_and_options_are_said_clearly() {
     assert!(wrong("[]", "[]").contains("users.json must be a JSON object"));
     assert!(wrong("{}", "{}").contains("memory.json must be a JSON list"));
     assert!(wrong("{", "[]").contains("users.json is not valid JSON"));
-    let bad = json!({ ANA: changed(user("Free", json!("nobody")), "x", json!(1)) });
+    let bad = json!({ ANA: changed(user("Free", &json!("nobody")), "x", json!(1)) });
     let error = Place::of(&bad, &json!([])).refused();
     assert!(
         error.contains("fB9sxs1N...YduA") && error.contains("exactly one @"),
@@ -640,7 +640,7 @@ fn wrong_files_and_options_are_said_clearly() {
     );
     assert!(!error.contains(ANA));
     let many: serde_json::Map<_, _> = (0..101)
-        .map(|n| (format!("key-number-{n}"), user("Free", json!("a@b.org"))))
+        .map(|n| (format!("key-number-{n}"), user("Free", &json!("a@b.org"))))
         .collect();
     let error = Place::of(&many.into(), &json!([])).refused();
     assert!(error.contains("101 active keys"), "{error}");
