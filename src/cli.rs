@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::clock::Clock;
-use crate::config::{Config, Secrets, ServeArgs};
+use crate::config::{Config, ConfigError, DataArgs, Secrets, ServeArgs};
+use crate::import::ImportArgs;
 use crate::server::Server;
+use crate::store::{Options, Store};
 
 /// The release and the commit it was built from.
 pub const VERSION: &str = concat!(
@@ -25,6 +27,8 @@ const AFTER_HELP: &str = "\
 Examples:
   memoryos                                    serve on http://127.0.0.1:5000, data in ./data
   memoryos serve --host 0.0.0.0 --port 8080   serve every network (set ADMIN_KEY)
+  memoryos import --help                      take over the old program's files
+  memoryos check                              recount everything in a stopped server's data
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
 Secrets come from the environment or a file, never from a flag:
@@ -33,6 +37,15 @@ Secrets come from the environment or a file, never from a flag:
   RUST_LOG                    what the log shows: error, warn, info (default), debug
 
 Exit codes: 0 stopped or done, 1 the machine or the data does not allow it, 2 a setting is wrong.";
+
+const IMPORT_HELP: &str = "\
+Examples:
+  memoryos import --users users.json --memories memory.json --data-dir ./data
+  memoryos import --users users.json --memories memory.json --unowned-to ana@example.com
+  memoryos import --users users.json --memories memory.json --skip-unowned unowned.json
+
+Memories without an owner, which the old program showed to everybody, stop the import unless one of the
+last two says what to do with them.";
 
 /// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
 #[derive(Debug, Parser)]
@@ -50,6 +63,25 @@ enum Command {
     /// Serve the HTTP API; also what runs without a subcommand.
     #[command(after_help = AFTER_HELP)]
     Serve(ServeArgs),
+    /// Take over users.json and memory.json of the old program into a new data directory.
+    ///
+    /// All or nothing, and safe to run again: the same files into the directory that they made is
+    /// nothing to do. Old keys go on working; they are stored as hashes only.
+    #[command(after_help = IMPORT_HELP)]
+    Import {
+        #[command(flatten)]
+        files: ImportArgs,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Recount everything in the data of a stopped server, and say what is wrong.
+    ///
+    /// Exit code 0 if all is sound, 1 if something is wrong. Settles what a crash left, as a start does,
+    /// and changes nothing else.
+    Check {
+        #[command(flatten)]
+        data: DataArgs,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -58,6 +90,56 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(args),
+        Command::Import { files, data } => import(&files, &data),
+        Command::Check { data } => check(&data),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn import(files: &ImportArgs, data: &DataArgs) -> ExitCode {
+    crate::telemetry::start();
+    match crate::import::run(files, &data.data_dir, Clock::System.now()) {
+        Ok(summary) => {
+            println!("{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => fail(EXIT_FAILURE, &failure),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn check(data: &DataArgs) -> ExitCode {
+    crate::telemetry::start();
+    if !data.data_dir.is_dir() {
+        let missing = ConfigError(format!("there is no directory {}", data.data_dir.display()));
+        return fail(EXIT_FAILURE, &missing);
+    }
+    let options = Options {
+        cache_bytes: data.cache_mib << 20,
+        ..Options::default()
+    };
+    let report = match Store::open(&data.data_dir, options) {
+        Ok((store, opened)) => {
+            if opened.settled > 0 {
+                println!(
+                    "{} writes that a crash had interrupted were settled",
+                    opened.settled
+                );
+            }
+            store.check()
+        }
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    match report {
+        Ok(report) => {
+            println!("{report}");
+            if report.is_sound() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(EXIT_FAILURE)
+            }
+        }
+        Err(error) => fail(EXIT_FAILURE, &error),
     }
 }
 

@@ -7,7 +7,8 @@
 //! | [`app`] | the use cases | 3 |
 //! | [`http`] | routes, credentials, bodies, answers | 4 |
 //! | [`server`] | listening, serving, stopping | 5 |
-//! | [`config`], [`cli`], [`telemetry`], [`clock`] | settings, commands, the log, the time | 6 |
+//! | [`import`] | the old program's files | 6 |
+//! | [`config`], [`cli`], [`telemetry`], [`clock`] | settings, commands, the log, the time | 7 |
 //!
 //! `ARCHITECTURE.md` has the map, what is absent, and one request walked through.
 
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod http;
+pub mod import;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +21,7 @@ use crate::app::{App, Settings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
+use crate::import;
 use crate::store::{OpenError, Options, Store};
 
 /// Longest wait for a request's headers.
@@ -339,12 +341,12 @@ fn announce(
     } else {
         log::info!("sign-up: open for {}", plans.join(", "));
     }
-    let is_here = |name: &str| std::path::Path::new(name).is_file();
-    if health.accounts == 0 && is_here("users.json") && is_here("memory.json") {
+    if health.accounts == 0
+        && let Some(command) = import::command_for(Path::new("."), &config.data_dir)
+    {
         log::warn!(
-            "users.json and memory.json of the old program are here; to take them over, stop this \
-             server and run: memoryos import --users users.json --memories memory.json --data-dir \
-             {directory}"
+            "the old program's files are here; to take them over, stop this server, remove \
+             {directory}, which is empty, and run: {command}"
         );
     }
 }

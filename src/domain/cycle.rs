@@ -58,6 +58,41 @@ pub fn billing_cycle(anchor: Timestamp, now: Timestamp) -> BillingCycle {
     }
 }
 
+/// Returns an anchor and the index of a cycle of it that ends exactly at `end`.
+///
+/// For accounts of which only the end of the running cycle is known. Going back one month is enough
+/// unless that month lacks the day (31 March would become 28 February, and 28 March again): then two
+/// months back has it, since no two short months follow each other, and the cycle is the second one.
+/// An end that is itself a clamped day, 28 February, is taken as it is: later cycles end on the 28th.
+/// At the calendar's very beginning, where there is no month before, the anchor is `end` itself.
+///
+/// # Examples
+///
+/// ```
+/// use memoryos::domain::{cycle::{anchor_of_end, boundary}, time::Timestamp};
+///
+/// let end = Timestamp::parse_rfc3339("2026-03-31T10:00:00Z").unwrap();
+/// let (anchor, index) = anchor_of_end(end);
+/// assert_eq!(boundary(anchor, index + 1), end);
+/// assert_eq!(anchor, Timestamp::parse_rfc3339("2026-01-31T10:00:00Z").unwrap());
+/// ```
+#[must_use]
+pub fn anchor_of_end(end: Timestamp) -> (Timestamp, u32) {
+    for index in 0..2u32 {
+        let months = index.saturating_add(1);
+        let anchor = end
+            .to_datetime()
+            .checked_sub_months(Months::new(months))
+            .map(Timestamp::from);
+        if let Some(anchor) = anchor
+            && boundary(anchor, months) == end
+        {
+            return (anchor, index);
+        }
+    }
+    (end, 0)
+}
+
 /// Returns how many calendar months `now`'s month lies after `anchor`'s; 0 if it lies before.
 fn months_between(anchor: Timestamp, now: Timestamp) -> u32 {
     use chrono::Datelike;
@@ -134,5 +169,28 @@ mod tests {
             );
             before = cycle;
         }
+    }
+
+    #[test]
+    fn an_anchor_is_found_for_every_end() {
+        let mut end = at("2023-12-01T14:39:51.248738Z");
+        for _ in 0..(4 * 366) {
+            let (anchor, index) = anchor_of_end(end);
+            assert_eq!(boundary(anchor, index + 1), end, "{end}");
+            assert!(index <= 1 && anchor < end, "{end}");
+            // The day after the end is in the next cycle, and the one before in this one.
+            assert_eq!(billing_cycle(anchor, end).index, index + 1, "{end}");
+            let before = Timestamp::from_micros(end.micros() - 1);
+            assert_eq!(billing_cycle(anchor, before).index, index, "{end}");
+            end = end.plus_seconds(86_400);
+        }
+        assert_eq!(
+            anchor_of_end(at("2024-03-29T00:00:00Z")),
+            (at("2024-02-29T00:00:00Z"), 0)
+        );
+        assert_eq!(
+            anchor_of_end(at("2025-03-29T00:00:00Z")),
+            (at("2025-01-29T00:00:00Z"), 1)
+        );
     }
 }

@@ -557,7 +557,7 @@ mod tests {
             ),
             (id, 1, 88)
         );
-        assert_eq!(usage.intents, [intent.clone()]);
+        assert_eq!(usage.intents, std::slice::from_ref(&intent));
         usage.undo(&intent);
         assert_eq!((usage.held, usage.used, usage.used_ever), (0, 10, 10));
         assert_eq!(

@@ -5,6 +5,7 @@
 //! data/lock        locked while a process has the directory open
 //! data/db/         sled's files
 //! data/import.tmp  there while an import is under way
+//! data/IMPORTED    which import made the directory: the fingerprint of its files, in hex
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -28,7 +29,11 @@ const CLOSING_TICK: Duration = Duration::from_millis(10);
 const DATABASE: &str = "db";
 /// The record that a start writes to prove the flush, and `/health` reads.
 pub(super) const PROBE: &str = "flush_probes";
+/// There while an import is under way.
 pub(super) const IMPORT_MARK: &str = "import.tmp";
+/// Which import made the directory. A file and not a record: opening the database writes to it, and a
+/// directory that an import refuses must stay as it is.
+pub(super) const IMPORTED_FILE: &str = "IMPORTED";
 
 /// What sort of file system a directory is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,12 +192,7 @@ impl DataDirectory {
 
     /// Makes the database's files and their names durable, once after they were made.
     fn sync_files(&self) -> io::Result<()> {
-        let database = self.path.join(DATABASE);
-        for entry in fs::read_dir(&database)? {
-            let path = entry?.path();
-            File::open(&path)?.sync_all()?;
-        }
-        sync_directory(&database)?;
+        sync_files_in(&self.path.join(DATABASE))?;
         sync_directory(&self.path)
     }
 
@@ -323,11 +323,20 @@ fn inspect(path: &Path) -> Result<Contents, OpenError> {
     Err(OpenError::Foreign(display()))
 }
 
+/// Makes the files of a folder, and their names, durable.
+pub(super) fn sync_files_in(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        File::open(&path)?.sync_all()?;
+    }
+    sync_directory(folder)
+}
+
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn failed(path: &Path, source: io::Error) -> OpenError {
+pub(super) fn failed(path: &Path, source: io::Error) -> OpenError {
     OpenError::Directory {
         path: path.display().to_string(),
         source,

@@ -12,13 +12,13 @@ use crate::domain::usage::{KeyNo, Share, Usage};
 
 use super::codec::{decode, encode};
 use super::schema::{
-    AccountRecord, ActiveKey, KeyIntent, KeyRecord, Revoked, account_key_key, op_key,
+    AccountRecord, ActiveKey, KeyIntent, KeyRecord, Revoked, Trees, account_key_key, op_key,
 };
 use super::swap::SwapError;
 use super::{Inner, OpError, Ordering, Store, StoreError};
 
 /// Most active keys of an account.
-pub(super) const ACTIVE_KEYS_MAX: usize = 100;
+pub const ACTIVE_KEYS_MAX: usize = 100;
 
 /// Whom a request acts for.
 #[derive(Clone, Debug)]
@@ -241,14 +241,7 @@ impl Inner {
             None => Ok((Some(bytes.clone()), ())),
             Some(_) => Err(SwapError::Refused(CreateKeyRefusal::Exists)),
         })?;
-        let hash = encode(hash)?;
-        self.trees
-            .key_ids
-            .insert(record.id.as_str(), hash.clone())?;
-        self.trees
-            .account_keys
-            .insert(account_key_key(record.account, record.no), hash)?;
-        Ok(())
+        Ok(name_key(&self.trees, hash, record)?)
     }
 
     /// Removes what [`Self::insert_key`] wrote, if it is this account's.
@@ -439,6 +432,20 @@ impl Inner {
             Ok((Some(encode(&record)?), ()))
         })
     }
+}
+
+/// Writes what finds a key's record: its id, its number.
+pub(super) fn name_key(
+    trees: &Trees,
+    hash: &KeyHash,
+    record: &KeyRecord,
+) -> Result<(), StoreError> {
+    let hash = encode(hash)?;
+    trees.key_ids.insert(record.id.as_str(), hash.clone())?;
+    trees
+        .account_keys
+        .insert(account_key_key(record.account, record.no), hash)?;
+    Ok(())
 }
 
 /// Decides what caps a new key. Source: the HTTP contract, `POST /apikey/new`.

@@ -14,7 +14,7 @@ use crate::domain::usage::{Balance, Intent, KeyNo, Refusal};
 use super::codec::{decode_borrowed, encode};
 use super::pieces::{self, INLINE_BYTES_MAX, Owner};
 use super::replays::Replay;
-use super::schema::{MemoryHead, memory_key, op_key, part};
+use super::schema::{MemoryHead, Trees, memory_key, op_key, part};
 use super::stats::Delta;
 use super::swap::SwapError;
 use super::usage::never_refused;
@@ -455,21 +455,13 @@ impl Inner {
         pieces::remove_others(&self.trees.pieces, Owner::memory(key), None)
     }
 
-    /// Writes a memory: its pieces first, if it is long, then its head.
     pub(super) fn write_memory(
         &self,
         account: AccountKey,
         id: MemoryId,
-        mut head: MemoryHead<'_>,
+        head: MemoryHead<'_>,
     ) -> Result<(), StoreError> {
-        let key = memory_key(account, id);
-        if head.json.len() > INLINE_BYTES_MAX {
-            let (owner, json) = (Owner::memory(key), head.json.as_bytes());
-            head.pieces = pieces::write(&self.trees.pieces, owner, head.revision, json)?;
-            head.json = "";
-        }
-        self.trees.memories.insert(key, encode(&head)?)?;
-        Ok(())
+        write_memory(&self.trees, account, id, head)
     }
 
     /// Returns the JSON of a memory whose head was read. `None` if it was deleted meanwhile.
@@ -571,6 +563,23 @@ impl Inner {
     }
 }
 
+/// Writes a memory: its pieces first, if it is long, then its head.
+pub(super) fn write_memory(
+    trees: &Trees,
+    account: AccountKey,
+    id: MemoryId,
+    mut head: MemoryHead<'_>,
+) -> Result<(), StoreError> {
+    let key = memory_key(account, id);
+    if head.json.len() > INLINE_BYTES_MAX {
+        let (owner, json) = (Owner::memory(key), head.json.as_bytes());
+        head.pieces = pieces::write(&trees.pieces, owner, head.revision, json)?;
+        head.json = "";
+    }
+    trees.memories.insert(key, encode(&head)?)?;
+    Ok(())
+}
+
 /// What the aggregates count of a memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facets<'a> {
@@ -589,7 +598,7 @@ impl MemoryHead<'_> {
     }
 }
 
-fn head_facets(memory: &NewMemory) -> Facets<'_> {
+pub(super) fn head_facets(memory: &NewMemory) -> Facets<'_> {
     Facets {
         success: memory.success,
         category: &memory.category,

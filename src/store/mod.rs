@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod bulk;
 mod check;
 mod codec;
 mod committer;
@@ -33,10 +34,16 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use bulk::{
+    Built, Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, NewTarget, Target, TargetError,
+    target,
+};
 pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
 pub use directory::{FORMAT, FileSystem};
 pub use error::{OpenError, StoreError};
-pub use keys::{CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal};
+pub use keys::{
+    ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
+};
 pub use memories::{AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateRefusal};
 pub use replays::{Replay, ReplayRefusal};
 pub use stats::Stats;

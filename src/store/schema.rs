@@ -15,7 +15,7 @@
 //! | `stats` | account | [`StatsHead`]: saved aggregates |
 //! | `stats_journal` | account, number of the write | [`crate::store::stats::Delta`]: changes since |
 //! | `key_intents` | account, number | [`KeyIntent`]: sign-ups, new and revoked keys under way |
-//! | `meta` | name | what was imported, the probe of the flush |
+//! | `meta` | name | the probe of the flush |
 //!
 //! Numbers in keys are big-endian and of fixed width, so that a prefix is one account's and the order
 //! is time's. No key starts with a number counted down: sled's reverse scan cannot take long runs of

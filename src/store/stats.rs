@@ -21,7 +21,7 @@ use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
 use super::locks::lock;
 use super::memories::{Facets, memory_id};
 use super::pieces::{self, Owner};
-use super::schema::{MemoryHead, StatsHead, memory_key, op_key, part};
+use super::schema::{MemoryHead, StatsHead, Trees, memory_key, op_key, part};
 use super::usage::never_refused;
 use super::{Inner, Store, StoreError};
 
@@ -53,7 +53,7 @@ pub struct Stats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counts {
     /// Memories held.
-    pub total: u64,
+    pub(super) total: u64,
     successes: u64,
     categories: BTreeMap<String, u64>,
     types: BTreeMap<String, u64>,
@@ -327,7 +327,7 @@ impl Inner {
         let mut cached = self.derive_stats(account)?;
         // An import, or a crash before a snapshot: the next one who asks shall not count all of it again.
         if cached.tail > 2 * WRITES_MIN && !self.committer.is_poisoned() {
-            self.write_snapshot(account, &self.usage(account)?, &mut cached)?;
+            self.replace_snapshot(account, &self.usage(account)?, &mut cached)?;
         }
         let stats = cached.counts.listed();
         self.stats.put(account, cached);
@@ -341,9 +341,7 @@ impl Inner {
             return Ok(());
         }
         let mut cached = self.derive_stats(account)?;
-        self.write_snapshot(account, &usage, &mut cached)?;
-        let names = u64::try_from(cached.counts.names()).unwrap_or(u64::MAX);
-        let due = usage.next_op.saturating_add(names.max(WRITES_MIN));
+        let due = self.replace_snapshot(account, &usage, &mut cached)?;
         if lock(&self.stats.accounts).contains(&account) {
             self.stats.put(account, cached);
         }
@@ -354,24 +352,18 @@ impl Inner {
         self.ended(swapped).map_err(never_refused)
     }
 
-    /// Writes a snapshot: pieces, head, then away with the old pieces and with the journal it counts.
-    fn write_snapshot(
+    /// Writes a snapshot of all there is, then removes the old one and the journal that it counts.
+    /// Returns the number of the write with which the next one is due.
+    fn replace_snapshot(
         &self,
         account: AccountKey,
         usage: &Usage,
         cached: &mut Cached,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let op = usage.next_op.saturating_sub(1);
+        (cached.through, cached.tail) = (usage.newest, 0);
+        let due = write_snapshot(&self.trees, account, &cached.counts, cached.through, op)?;
         let owner = Owner::stats(account.0);
-        let pieces = pieces::write(&self.trees.pieces, owner, op, &encode_long(&cached.counts)?)?;
-        cached.through = usage.newest;
-        cached.tail = 0;
-        let head = StatsHead {
-            through: cached.through,
-            op,
-            pieces,
-        };
-        self.trees.stats.insert(account.0, encode(&head)?)?;
         pieces::remove_others(&self.trees.pieces, owner, Some(op))?;
         for key in self.trees.stats_journal.scan_prefix(account.0).keys() {
             let key = key?;
@@ -380,6 +372,27 @@ impl Inner {
             }
         }
         self.committer.mark_dirty();
-        Ok(())
+        Ok(due)
     }
+}
+
+/// Writes a snapshot: the counts of every memory up to `through`, and of what was done up to write
+/// `op`. Returns the number of the write with which the next one is due.
+pub(super) fn write_snapshot(
+    trees: &Trees,
+    account: AccountKey,
+    counts: &Counts,
+    through: MemoryId,
+    op: u64,
+) -> Result<u64, StoreError> {
+    let owner = Owner::stats(account.0);
+    let pieces = pieces::write(&trees.pieces, owner, op, &encode_long(counts)?)?;
+    let head = StatsHead {
+        through,
+        op,
+        pieces,
+    };
+    trees.stats.insert(account.0, encode(&head)?)?;
+    let names = u64::try_from(counts.names()).unwrap_or(u64::MAX);
+    Ok(op.saturating_add(1).saturating_add(names.max(WRITES_MIN)))
 }

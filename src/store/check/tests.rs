@@ -139,6 +139,10 @@ impl Fixture {
     }
 
     /// Puts another value under a key, checks, puts the old one back, returns what was found.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a test reads better without a borrow"
+    )]
     fn damaged(&self, tree: &sled::Tree, key: &[u8], value: Option<Vec<u8>>) -> Vec<String> {
         let old = tree.get(key).unwrap();
         let set = |value: Option<&[u8]>| match value {
