@@ -7,3 +7,4 @@
 )]
 
 mod import;
+mod tidy;
