@@ -420,6 +420,26 @@ impl Inner {
         Ok(())
     }
 
+    /// Corrects what revoked keys are said to hold. The caller holds the account alone.
+    pub(super) fn correct_revoked(
+        &self,
+        account: AccountKey,
+        held_by: impl Fn(KeyNo) -> u64,
+    ) -> Result<(), StoreError> {
+        for hash in self.trees.account_keys.scan_prefix(account.0).values() {
+            let hash: KeyHash = decode(&hash?)?;
+            let Some(mut record) = self.key_record(&hash)? else {
+                continue;
+            };
+            let held = held_by(record.no);
+            if let Some(revoked) = record.revoked.as_mut().filter(|r| r.share.held != held) {
+                revoked.share.held = held;
+                self.trees.keys.insert(hash.0, encode(&record)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Changes an account's record; the caller holds the account alone.
     fn swap_account<E>(
         &self,

@@ -9,7 +9,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory, Stamp};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Balance, Intent, KeyNo, Refusal};
+use crate::domain::usage::{Balance, Intent, KeyNo, Refusal, Share};
 
 use super::codec::{decode_borrowed, encode};
 use super::pieces::{self, INLINE_BYTES_MAX, Owner};
@@ -523,26 +523,23 @@ impl Inner {
 
     fn recount(&self, account: AccountKey) -> Result<Option<(u64, u64)>, StoreError> {
         let (total, by_key) = self.count_memories(account)?;
+        let held_by = |no: KeyNo| by_key.get(&no).copied().unwrap_or(0);
+        self.correct_revoked(account, held_by)?;
         let before = self.usage(account)?;
-        let agrees = before.held == total
-            && before
-                .shares
-                .iter()
-                .all(|s| by_key.get(&s.key_no).copied().unwrap_or(0) == s.held);
-        if agrees {
+        let share_agrees = |share: &Share| held_by(share.key_no) == share.held;
+        if before.held == total && before.shares.iter().all(share_agrees) {
             return Ok(None);
         }
         let swapped = self.swap_usage::<_, std::convert::Infallible>(account, |usage| {
             usage.held = total;
             for share in &mut usage.shares {
-                share.held = by_key.get(&share.key_no).copied().unwrap_or(0);
+                share.held = held_by(share.key_no);
             }
             Ok(())
         });
         self.ended(swapped).map_err(never_refused)?;
-        self.totals
-            .memories
-            .fetch_add(total.wrapping_sub(before.held), Ordering::Relaxed);
+        let change = total.wrapping_sub(before.held);
+        self.totals.memories.fetch_add(change, Ordering::Relaxed);
         Ok((before.held != total).then_some((before.held, total)))
     }
 

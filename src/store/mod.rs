@@ -22,6 +22,8 @@ mod replays;
 mod schema;
 mod stats;
 mod swap;
+#[cfg(test)]
+mod testing;
 mod usage;
 
 use std::collections::HashSet;

@@ -170,3 +170,6 @@ fn bad_key(tree: &str) -> StoreError {
         "a key of the tree {tree} does not start with an account"
     ))
 }
+
+#[cfg(test)]
+mod tests;

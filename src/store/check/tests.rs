@@ -1,15 +1,11 @@
 //! A small store is sound; each damage is named.
 
 use super::*;
-use crate::domain::key::Secret;
-use crate::domain::memory::NewMemory;
 use crate::domain::plan::Plan;
-use crate::domain::time::Timestamp;
+use crate::store::Options;
 use crate::store::codec::encode;
 use crate::store::schema::{KeyIntent, memory_key, op_key, replay_key};
-use crate::store::{AddMemory, NewAccount, NewKey, Options};
-
-const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+use crate::store::testing::{NOW, add, change, new_key, sign_up};
 
 /// A small store with something of everything in it, opened anew, so that nothing is under way.
 struct Fixture {
@@ -23,74 +19,6 @@ struct Fixture {
     keys: [(KeyHash, KeyId); 2],
     short: MemoryId,
     long: MemoryId,
-}
-
-fn new_key(secret: &str) -> NewKey {
-    let secret = Secret::new(secret);
-    NewKey {
-        hash: secret.hash(),
-        id: KeyId::generate().unwrap(),
-        masked: secret.masked(),
-        description: "test".to_owned(),
-        cap: None,
-        created_by: None,
-    }
-}
-
-fn memory(category: &str, input_bytes: usize) -> NewMemory {
-    let input = "x".repeat(input_bytes);
-    let json = format!(
-        r#"{{"topic":"t","type":"k","input":"{input}","output":"o","success":true,"category":"{category}"}}"#
-    );
-    NewMemory::parse(Object::parse(json.as_bytes()).unwrap()).unwrap()
-}
-
-async fn add(store: &Store, account: AccountKey, key_no: KeyNo, n: u64, bytes: usize) -> MemoryId {
-    let id = MemoryId::new(NOW.millis() + n, 1 << 60);
-    let replay = match n {
-        2 => Some(
-            store
-                .begin_replay(account, [7; 16], [8; 32], NOW)
-                .await
-                .unwrap(),
-        ),
-        _ => None,
-    };
-    let add = AddMemory {
-        account,
-        key_no,
-        key_id: "key_000000000000",
-        memory: &memory("a", bytes),
-        id,
-        cost: 2,
-        now: NOW,
-        replay: replay.as_ref(),
-    };
-    let respond = |added: &crate::store::Added| added.entry.clone();
-    store.add_memory(add, respond).await.unwrap();
-    id
-}
-
-async fn change(store: &Store, account: AccountKey, id: MemoryId, bytes: usize) {
-    let to = |_| Ok::<_, std::convert::Infallible>(memory("b", bytes));
-    let never = || unreachable!("no entry is that large");
-    store
-        .update_memory(account, 1, id, 2, NOW, to, 1 << 20, never)
-        .await
-        .unwrap();
-}
-
-async fn sign_up(store: &Store, name: Option<&str>, millis: u64, key: NewKey) -> AccountKey {
-    let account = AccountKey::new(millis, 9);
-    let new = NewAccount {
-        account,
-        name: name.map(str::to_owned),
-        plan: Plan::Pro,
-        key,
-        created_at: NOW,
-    };
-    store.create_account(new).await.unwrap();
-    account
 }
 
 impl Fixture {

@@ -1,0 +1,475 @@
+//! A crash between any two steps of any operation: the steps that had not happened are taken back by
+//! hand, the store is opened anew, and what it makes of it is compared with before and after.
+
+use super::*;
+use crate::domain::account::AccountKey;
+use crate::domain::memory::MemoryId;
+use crate::domain::usage::{Refusal, Usage};
+use crate::store::schema::{ActiveKey, replay_key};
+use crate::store::testing::{NOW, add, change, memory, new_key, sign_up};
+use crate::store::{AddMemory, CreateKeyRefusal, KeyState, OpError, Options, ReplayRefusal, Store};
+
+/// A store with one account on Pro, and the way to crash it.
+struct Crash {
+    directory: tempfile::TempDir,
+    store: Option<Store>,
+    account: AccountKey,
+}
+
+type Records = Vec<(sled::IVec, sled::IVec)>;
+
+impl Crash {
+    async fn prepare() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path(), Options::default()).unwrap();
+        let account = sign_up(&store, Some("bo@example.com"), 1_000, new_key("first-key")).await;
+        Self {
+            directory,
+            store: Some(store),
+            account,
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn trees(&self) -> &crate::store::schema::Trees {
+        &self.store().0.trees
+    }
+
+    fn usage(&self) -> Usage {
+        self.store().0.usage(self.account).unwrap()
+    }
+
+    /// Opens the store anew, holds it sound, and returns how many writes it had to settle.
+    fn reopen(&mut self) -> u64 {
+        self.store = None;
+        let (store, opened) = Store::open(self.directory.path(), Options::default()).unwrap();
+        let report = store.check().unwrap();
+        assert!(report.is_sound(), "{report}");
+        assert_eq!(store.0.usage(self.account).unwrap().intents, []);
+        self.store = Some(store);
+        opened.settled
+    }
+
+    /// What of the usage a crash must leave as it was, or as it became.
+    fn counters(&self) -> (u64, u64, u64, u64, u64, u64) {
+        let usage = self.usage();
+        let share = usage.share(1).unwrap();
+        (
+            usage.granted,
+            usage.used,
+            usage.used_ever,
+            usage.held,
+            share.used,
+            share.held,
+        )
+    }
+
+    fn entry(&self, id: MemoryId) -> Option<String> {
+        self.store().memory(self.account, id).unwrap()
+    }
+}
+
+fn all(tree: &sled::Tree) -> Records {
+    tree.iter().map(|entry| entry.unwrap()).collect()
+}
+
+/// Puts a tree back to what it was.
+fn restore(tree: &sled::Tree, records: &Records) {
+    tree.clear().unwrap();
+    for (key, value) in records {
+        tree.insert(key, value).unwrap();
+    }
+}
+
+/// Shows that an add is undone whole up to its last step, its recorded answer too, and kept from there on.
+#[tokio::test]
+async fn an_add_is_there_whole_or_not_at_all() {
+    for steps in 1..=5 {
+        let mut crash = Crash::prepare().await;
+        let before = crash.counters();
+        // The second of the fixture's memories has an Idempotency-Key; 30 KB make five pieces.
+        let id = add(crash.store(), crash.account, 1, 2, 30_000).await;
+        let after = crash.counters();
+        assert_eq!((after.1, after.3), (before.1 + 2, before.3 + 1));
+        assert_eq!(crash.usage().intents.len(), 1);
+        let trees = crash.trees().clone();
+        if steps < 5 {
+            trees.memories.clear().unwrap();
+        }
+        if steps < 4 {
+            let last = trees
+                .pieces
+                .scan_prefix(b"m")
+                .keys()
+                .last()
+                .unwrap()
+                .unwrap();
+            trees.pieces.remove(last).unwrap();
+        }
+        if steps < 3 {
+            for key in trees.pieces.scan_prefix(b"m").keys() {
+                trees.pieces.remove(key.unwrap()).unwrap();
+            }
+        }
+        if steps < 2 {
+            trees
+                .replays
+                .remove(replay_key(crash.account, [7; 16]))
+                .unwrap();
+        }
+        drop(trees);
+        let settled = crash.reopen();
+        let again = crash
+            .store()
+            .begin_replay(crash.account, [7; 16], [8; 32], NOW)
+            .await;
+        if steps < 5 {
+            assert_eq!((settled, crash.counters()), (1, before), "{steps} steps");
+            assert_eq!(crash.entry(id), None);
+            assert!(again.is_ok(), "the answer of an undone add was kept");
+        } else {
+            assert_eq!((settled, crash.counters()), (0, after));
+            assert!(crash.entry(id).unwrap().len() > 30_000);
+            let entry = crash.entry(id);
+            assert!(
+                matches!(again, Err(ReplayRefusal::Answered { status: 201, body }) if Some(&body) == entry.as_ref())
+            );
+        }
+    }
+}
+
+/// Shows that a change gives the old memory back with its price, or is complete, in every mix of sizes.
+#[tokio::test]
+async fn a_change_is_there_whole_or_not_at_all() {
+    for (old_bytes, new_bytes) in [(10, 20), (10, 30_000), (30_000, 10), (30_000, 20_000)] {
+        for head_written in [false, true] {
+            let mut crash = Crash::prepare().await;
+            let id = add(crash.store(), crash.account, 1, 1, old_bytes).await;
+            // A snapshot counts it, so that the change writes to the journal.
+            crash
+                .store()
+                .0
+                .swap_usage(crash.account, |usage| {
+                    usage.stats_due = 0;
+                    Ok::<_, Refusal>(())
+                })
+                .unwrap();
+            crash.store().0.save_stats(crash.account).unwrap();
+            let (before, old) = (crash.counters(), crash.entry(id).unwrap());
+            let trees = crash.trees().clone();
+            let (heads, pieces) = (all(&trees.memories), all(&trees.pieces));
+            change(crash.store(), crash.account, id, new_bytes).await;
+            let (after, new) = (crash.counters(), crash.entry(id).unwrap());
+            assert_eq!(trees.stats_journal.iter().count(), 1);
+            // The old pieces were not yet removed.
+            for (key, value) in &pieces {
+                trees.pieces.insert(key, value).unwrap();
+            }
+            if !head_written {
+                restore(&trees.memories, &heads);
+            }
+            drop(trees);
+            let settled = crash.reopen();
+            let categories = crash.store().stats(crash.account).await.unwrap().categories;
+            let names: Vec<_> = categories.keys().map(String::as_str).collect();
+            if head_written {
+                assert_eq!((settled, crash.counters()), (0, after));
+                assert_eq!((crash.entry(id).unwrap(), names), (new, vec!["b"]));
+            } else {
+                assert_eq!((settled, crash.counters()), (1, before));
+                assert_eq!((crash.entry(id).unwrap(), names), (old, vec!["a"]));
+            }
+        }
+    }
+}
+
+/// Shows that a delete whose place was freed is finished, also for a memory of a revoked key.
+#[tokio::test]
+async fn a_delete_is_finished() {
+    for steps in 1..=3 {
+        let mut crash = Crash::prepare().await;
+        let second = crash
+            .store()
+            .create_key(crash.account, new_key("second-key"), None, NOW)
+            .await;
+        let second = second.unwrap();
+        let id = add(crash.store(), crash.account, 2, 1, 30_000).await;
+        crash
+            .store()
+            .revoke_key(crash.account, &second.id, "admin", false, NOW)
+            .await
+            .unwrap();
+        let trees = crash.trees().clone();
+        let (heads, pieces, keys) = (all(&trees.memories), all(&trees.pieces), all(&trees.keys));
+        crash
+            .store()
+            .delete_memory(crash.account, 1, id, NOW)
+            .await
+            .unwrap();
+        let after = crash.counters();
+        if steps < 3 {
+            restore(&trees.pieces, &pieces);
+        }
+        if steps < 2 {
+            restore(&trees.memories, &heads);
+            restore(&trees.keys, &keys);
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), u64::from(steps < 2));
+        assert_eq!((crash.counters(), crash.entry(id)), (after, None));
+        let row = crash.store().key_by_id(&second.id, NOW).unwrap().unwrap();
+        assert_eq!(row.share.held, 0);
+        assert_eq!(crash.trees().pieces.scan_prefix(b"m").count(), 0);
+    }
+}
+
+/// Shows that a sign-up without its last step leaves nothing, so that the name is free again.
+#[tokio::test]
+async fn a_sign_up_is_there_whole_or_not_at_all() {
+    for steps in 1..=5 {
+        let mut crash = Crash::prepare().await;
+        let key = new_key("key-of-al");
+        let (hash, id) = (key.hash, key.id.clone());
+        let al = sign_up(crash.store(), Some("al@example.com"), 2_000, key).await;
+        let name = Some("al@example.com".to_owned());
+        let trees = crash.trees().clone();
+        let intent = KeyIntent::SignUp {
+            name,
+            hash,
+            id: id.clone(),
+        };
+        trees
+            .key_intents
+            .insert(op_key(al, 0), encode(&intent).unwrap())
+            .unwrap();
+        if steps < 5 {
+            trees.users.remove(al.0).unwrap();
+        }
+        if steps < 4 {
+            trees.usage.remove(al.0).unwrap();
+        }
+        if steps < 3 {
+            trees.keys.remove(hash.0).unwrap();
+            trees.key_ids.remove(id.as_str()).unwrap();
+        }
+        if steps < 2 {
+            trees.names.remove("al@example.com").unwrap();
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), 1);
+        let is_there = steps == 5;
+        let named = crash.store().account_named("al@example.com").unwrap();
+        assert_eq!(named, is_there.then_some(al));
+        assert_eq!(
+            crash.store().authenticate(&hash).unwrap().is_some(),
+            is_there
+        );
+        assert_eq!(crash.store().health().accounts, 1 + u64::from(is_there));
+        if !is_there {
+            sign_up(
+                crash.store(),
+                Some("al@example.com"),
+                3_000,
+                new_key("another"),
+            )
+            .await;
+        }
+    }
+}
+
+/// Shows that a new key without its last step leaves nothing, and that the key can be made again.
+#[tokio::test]
+async fn a_new_key_is_there_whole_or_not_at_all() {
+    for steps in 1..=4 {
+        let mut crash = Crash::prepare().await;
+        let key = new_key("second-key");
+        let (hash, id) = (key.hash, key.id.clone());
+        let trees = crash.trees().clone();
+        let (users, usage) = (all(&trees.users), all(&trees.usage));
+        crash
+            .store()
+            .create_key(crash.account, key.clone(), Some(1), NOW)
+            .await
+            .unwrap();
+        let intent = KeyIntent::Mint {
+            no: 2,
+            hash,
+            id: id.clone(),
+        };
+        trees
+            .key_intents
+            .insert(op_key(crash.account, 2), encode(&intent).unwrap())
+            .unwrap();
+        if steps < 4 {
+            restore(&trees.users, &users);
+        }
+        if steps < 3 {
+            restore(&trees.usage, &usage);
+        }
+        if steps < 2 {
+            trees.keys.remove(hash.0).unwrap();
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), 1);
+        let is_there = steps == 4;
+        assert_eq!(
+            crash.store().authenticate(&hash).unwrap().is_some(),
+            is_there
+        );
+        let again = crash
+            .store()
+            .create_key(crash.account, key, Some(1), NOW)
+            .await;
+        if is_there {
+            assert!(matches!(
+                again,
+                Err(OpError::Refused(CreateKeyRefusal::Exists))
+            ));
+        } else {
+            assert_eq!(again.unwrap().share.used, 0);
+        }
+    }
+}
+
+/// Shows that a revocation happened once the account's record says so, and not before.
+#[tokio::test]
+async fn a_revocation_is_there_whole_or_not_at_all() {
+    for steps in 1..=4 {
+        let mut crash = Crash::prepare().await;
+        let key = new_key("second-key");
+        let (hash, id) = (key.hash, key.id.clone());
+        crash
+            .store()
+            .create_key(crash.account, key, Some(1), NOW)
+            .await
+            .unwrap();
+        add(crash.store(), crash.account, 2, 1, 10).await;
+        // Nothing of the add is under way any more.
+        crash.store().debit(crash.account, 2, 1, NOW).await.unwrap();
+        let trees = crash.trees().clone();
+        let (users, usage, keys) = (all(&trees.users), all(&trees.usage), all(&trees.keys));
+        crash
+            .store()
+            .revoke_key(crash.account, &id, "admin", false, NOW)
+            .await
+            .unwrap();
+        let intent = KeyIntent::Revoke {
+            no: 2,
+            hash,
+            at: NOW,
+            by: Some("admin".to_owned()),
+        };
+        trees
+            .key_intents
+            .insert(op_key(crash.account, 2), encode(&intent).unwrap())
+            .unwrap();
+        if steps < 4 {
+            restore(&trees.usage, &usage);
+        }
+        if steps < 3 {
+            restore(&trees.keys, &keys);
+        }
+        if steps < 2 {
+            restore(&trees.users, &users);
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), 1);
+        let state = crash.store().authenticate(&hash).unwrap().unwrap();
+        assert_eq!(matches!(state, KeyState::Revoked(_)), steps > 1);
+        let row = crash.store().key_by_id(&id, NOW).unwrap().unwrap();
+        assert_eq!(row.revoked_at, (steps > 1).then_some(NOW));
+        assert_eq!(
+            (row.share.used, row.share.held),
+            (3, 1),
+            "the share moves whole"
+        );
+        assert_eq!(crash.usage().shares.len(), if steps > 1 { 1 } else { 2 });
+    }
+}
+
+/// Shows that an error between two steps stops all writes, so that nothing goes on from half of one.
+#[tokio::test]
+async fn an_interrupted_write_stops_writes() {
+    let crash = Crash::prepare().await;
+    drop(crash.store().0.steps());
+    let refused = crash
+        .store()
+        .add_memory(
+            AddMemory {
+                account: crash.account,
+                key_no: 1,
+                key_id: "key_000000000000",
+                memory: &memory("a", 10),
+                id: MemoryId::new(1, 1),
+                cost: 2,
+                now: NOW,
+                replay: None,
+            },
+            |added| added.entry.clone(),
+        )
+        .await;
+    assert!(matches!(
+        refused,
+        Err(OpError::Store(StoreError::Unavailable))
+    ));
+    assert_eq!(crash.counters().3, 0);
+    let read = crash.store().debit(crash.account, 1, 1, NOW).await.unwrap();
+    assert_eq!((read.cost, read.balance.credits_used), (0, 0));
+}
+
+/// Shows that a recount finds what is wrong, says so, and that the corrected store is sound.
+#[tokio::test]
+async fn a_recount_corrects_every_counter() {
+    let mut crash = Crash::prepare().await;
+    let second = crash
+        .store()
+        .create_key(crash.account, new_key("second-key"), None, NOW)
+        .await;
+    add(crash.store(), crash.account, 1, 1, 10).await;
+    add(crash.store(), crash.account, 2, 3, 10).await;
+    let second = second.unwrap().id;
+    crash
+        .store()
+        .revoke_key(crash.account, &second, "admin", false, NOW)
+        .await
+        .unwrap();
+    assert_eq!(crash.store().recount(crash.account).await.unwrap(), None);
+    crash
+        .store()
+        .0
+        .swap_usage(crash.account, |usage| {
+            usage.held = 9;
+            usage.shares[0].held = 5;
+            Ok::<_, Refusal>(())
+        })
+        .unwrap();
+    let hash = new_key("second-key").hash;
+    let mut record = crash.store().0.key_record(&hash).unwrap().unwrap();
+    record.revoked.as_mut().unwrap().share.held = 7;
+    crash
+        .trees()
+        .keys
+        .insert(hash.0, encode(&record).unwrap())
+        .unwrap();
+    assert_eq!(
+        crash.store().recount(crash.account).await.unwrap(),
+        Some((9, 2))
+    );
+    let active = crash
+        .store()
+        .0
+        .account_record(crash.account)
+        .unwrap()
+        .active;
+    assert_eq!(
+        active,
+        [ActiveKey {
+            no: 1,
+            hash: new_key("first-key").hash
+        }]
+    );
+    crash.reopen();
+}

@@ -1,0 +1,93 @@
+//! What the store's own tests have in common: a time, keys, memories.
+
+use crate::domain::account::AccountKey;
+use crate::domain::json::Object;
+use crate::domain::key::{KeyId, Secret};
+use crate::domain::memory::{MemoryId, NewMemory};
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+use crate::domain::usage::KeyNo;
+
+use super::{AddMemory, NewAccount, NewKey, Store};
+
+/// 1 January 2026.
+pub(super) const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+pub(super) fn new_key(secret: &str) -> NewKey {
+    let secret = Secret::new(secret);
+    NewKey {
+        hash: secret.hash(),
+        id: KeyId::generate().unwrap(),
+        masked: secret.masked(),
+        description: "test".to_owned(),
+        cap: None,
+        created_by: None,
+    }
+}
+
+pub(super) fn memory(category: &str, input_bytes: usize) -> NewMemory {
+    let input = "x".repeat(input_bytes);
+    let json = format!(
+        r#"{{"topic":"t","type":"k","input":"{input}","output":"o","success":true,"category":"{category}"}}"#
+    );
+    NewMemory::parse(Object::parse(json.as_bytes()).unwrap()).unwrap()
+}
+
+pub(super) async fn add(
+    store: &Store,
+    account: AccountKey,
+    key_no: KeyNo,
+    n: u64,
+    bytes: usize,
+) -> MemoryId {
+    let id = MemoryId::new(NOW.millis() + n, 1 << 60);
+    let replay = match n {
+        2 => Some(
+            store
+                .begin_replay(account, [7; 16], [8; 32], NOW)
+                .await
+                .unwrap(),
+        ),
+        _ => None,
+    };
+    let add = AddMemory {
+        account,
+        key_no,
+        key_id: "key_000000000000",
+        memory: &memory("a", bytes),
+        id,
+        cost: 2,
+        now: NOW,
+        replay: replay.as_ref(),
+    };
+    let respond = |added: &crate::store::Added| added.entry.clone();
+    store.add_memory(add, respond).await.unwrap();
+    id
+}
+
+pub(super) async fn change(store: &Store, account: AccountKey, id: MemoryId, bytes: usize) {
+    let to = |_| Ok::<_, std::convert::Infallible>(memory("b", bytes));
+    let never = || unreachable!("no entry is that large");
+    store
+        .update_memory(account, 1, id, 2, NOW, to, 1 << 20, never)
+        .await
+        .unwrap();
+}
+
+pub(super) async fn sign_up(
+    store: &Store,
+    name: Option<&str>,
+    millis: u64,
+    key: NewKey,
+) -> AccountKey {
+    let account = AccountKey::new(millis, 9);
+    let new = NewAccount {
+        account,
+        name: name.map(str::to_owned),
+        plan: Plan::Pro,
+        key,
+        created_at: NOW,
+    };
+    store.create_account(new).await.unwrap();
+    account
+}
