@@ -105,12 +105,16 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     match (key, values.next()) {
         (Some(key), None) => Ok(Some(key.to_owned())),
-        _ => Err(ApiError::new(
-            Code::InvalidIdempotencyKey,
-            "Invalid idempotency key",
-            "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
-        )),
+        _ => Err(invalid_idempotency_key()),
     }
+}
+
+pub(super) fn invalid_idempotency_key() -> ApiError {
+    ApiError::new(
+        Code::InvalidIdempotencyKey,
+        "Invalid idempotency key",
+        "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+    )
 }
 
 /// Answer of `GET /memory`, but for `memories`, which is spliced in front.

@@ -263,17 +263,22 @@ fn boxed_body<B: Buf, E: 'static>(
 
 /// Finds the endpoint of a path for a method.
 fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiError> {
-    let of_path = || ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
+    let mut of_path = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
     let wanted = if method == Method::HEAD {
         &Method::GET
     } else {
         method
     };
-    if let Some(endpoint) = of_path().find(|endpoint| endpoint.method == *wanted) {
+    if let Some(endpoint) = of_path.find(|endpoint| endpoint.method == *wanted) {
         return Ok(endpoint);
     }
+    Err(method_not_allowed(path))
+}
+
+fn method_not_allowed(path: &'static str) -> ApiError {
+    let of_path = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
     let mut allow: Vec<&str> = Vec::new();
-    for endpoint in of_path() {
+    for endpoint in of_path {
         allow.push(endpoint.method.as_str());
         if endpoint.method == Method::GET {
             allow.push("HEAD");
@@ -283,10 +288,10 @@ fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiE
     let allow = allow.join(", ");
     let message = format!("{path} takes {allow}.");
     let error = ApiError::new(Code::MethodNotAllowed, "Method not allowed", message);
-    Err(match HeaderValue::from_str(&allow) {
+    match HeaderValue::from_str(&allow) {
         Ok(allow) => error.with_header(ALLOW, allow),
         Err(_) => error,
-    })
+    }
 }
 
 /// Reads the body and calls the handler.
@@ -335,14 +340,16 @@ fn unanswered(error: ApiError) -> Response<Bytes> {
 }
 
 fn unmatched() -> Response<Bytes> {
+    unanswered(endpoint_not_found())
+}
+
+fn endpoint_not_found() -> ApiError {
     let mut paths: Vec<&str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
     paths.dedup();
-    unanswered(
-        ApiError::new(
-            Code::EndpointNotFound,
-            "Endpoint not found",
-            "Check the path; a slash at its end makes it another one.",
-        )
-        .with("available_endpoints", paths),
+    ApiError::new(
+        Code::EndpointNotFound,
+        "Endpoint not found",
+        "Check the path; a slash at its end makes it another one.",
     )
+    .with("available_endpoints", paths)
 }
