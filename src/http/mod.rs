@@ -54,6 +54,8 @@ pub struct Endpoint {
     pub has_body: bool,
     /// What it does, for the list at `/`.
     pub summary: &'static str,
+    /// The rest of what [`openapi`] tells of it.
+    describe: fn() -> openapi::Described,
     handler: Handler,
 }
 
@@ -63,15 +65,19 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
+/// The handler `module::name` is described by `openapi::module::name`: a route without a description does
+/// not compile.
 macro_rules! endpoint {
-    ($method:ident $path:literal $access:ident $body:literal $handler:path, $summary:literal) => {
+    ($method:ident $path:literal $access:ident $body:literal $module:ident::$name:ident,
+     $summary:literal) => {
         Endpoint {
             method: Method::$method,
             path: $path,
             access: Access::$access,
             has_body: $body,
             summary: $summary,
-            handler: |app, request| Box::pin($handler(app, request)),
+            describe: openapi::$module::$name,
+            handler: |app, request| Box::pin($module::$name(app, request)),
         }
     };
 }
