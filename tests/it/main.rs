@@ -1,0 +1,3 @@
+//! Tests of the whole program, over HTTP where it has any.
+
+mod openapi;
