@@ -126,13 +126,15 @@ pub(super) async fn login(app: App, request: Request) -> Answer {
         (Caller::Nobody | Caller::Admin, None) => return Err(Failure::MissingCredentials.into()),
     };
     let (account, key) = app.who_is(&principal)?;
+    // A capped key is told what it has itself.
+    let plan = account.usage.balance_of_share(&key.share).plan;
     let key = KeyJson::of(&account, &key, Some(&principal.key_id));
     Reply::json(
         StatusCode::OK,
         &LoginJson {
             message: "Login successful",
             account_id: account.account_id,
-            plan: account.usage.plan,
+            plan,
             key,
         },
     )

@@ -715,6 +715,10 @@ async fn key_routes(c: &mut Conversation, key: &str, key_id: &str) {
     ] {
         c.send(new.clone(), status, "/apikey/new", make(body)).await;
     }
+    let login = c
+        .send((Method::POST, "/login"), 200, "/login", keyed(&free))
+        .await;
+    assert_eq!(login.body["plan"], "Free");
     // The capped key's 402 is its own.
     c.send((Method::GET, "/credits"), 200, "/credits", keyed(&free))
         .await;
