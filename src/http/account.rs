@@ -20,6 +20,7 @@ const SHOWN_ONCE: &str = "Save your API key securely. You will not be able to se
 
 /// Answer of `POST /signup`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SignedUp)]
 pub(crate) struct SignUpJson {
     message: &'static str,
     /// The account's first key; shown this once.
@@ -33,6 +34,7 @@ pub(crate) struct SignUpJson {
 
 /// The new account.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NewUser)]
 pub(crate) struct UserJson {
     plan: Plan,
     credits_remaining: u64,
@@ -91,6 +93,7 @@ pub(super) async fn sign_up(app: App, request: Request) -> Answer {
 
 /// Answer of `POST /login`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LoggedIn)]
 pub(crate) struct LoginJson {
     message: &'static str,
     account_id: String,
@@ -123,13 +126,15 @@ pub(super) async fn login(app: App, request: Request) -> Answer {
         (Caller::Nobody | Caller::Admin, None) => return Err(Failure::MissingCredentials.into()),
     };
     let (account, key) = app.who_is(&principal)?;
+    // A capped key is told what it has itself.
+    let plan = account.usage.balance_of_share(&key.share).plan;
     let key = KeyJson::of(&account, &key, Some(&principal.key_id));
     Reply::json(
         StatusCode::OK,
         &LoginJson {
             message: "Login successful",
             account_id: account.account_id,
-            plan: account.usage.plan,
+            plan,
             key,
         },
     )
@@ -137,6 +142,7 @@ pub(super) async fn login(app: App, request: Request) -> Answer {
 
 /// Answer of `GET /credits`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Credits)]
 pub(crate) struct CreditsJson {
     account_id: String,
     /// The key, masked.
@@ -152,14 +158,16 @@ pub(crate) struct CreditsJson {
     warnings: Vec<&'static str>,
     credits_used_this_cycle: u64,
     total_credits_used: u64,
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
     last_activity: Option<Timestamp>,
+    #[schema(value_type = super::openapi::ActiveStatus)]
     status: &'static str,
     memory_usage: MemoryUsageJson,
 }
 
 /// How much room for memories is taken.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MemoryUsage)]
 pub(crate) struct MemoryUsageJson {
     current_count: u64,
     limit: u64,

@@ -14,6 +14,7 @@ use super::request::Request;
 
 /// Answer of `GET /admin/users`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Accounts)]
 pub(crate) struct UsersJson {
     /// Accounts that match.
     total_users: u64,
@@ -25,8 +26,11 @@ pub(crate) struct UsersJson {
 
 /// An account as the admin sees it.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Account)]
 pub(crate) struct AccountJson {
     account_id: String,
+    /// Null for an account that was made without one.
+    #[schema(required = true)]
     email: Option<String>,
     plan: Plan,
     credits_remaining: u64,
@@ -38,9 +42,9 @@ pub(crate) struct AccountJson {
     reset_date: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
     last_activity: Option<Timestamp>,
-    /// `active` or `inactive`.
+    #[schema(value_type = super::openapi::ActiveStatus)]
     status: &'static str,
     /// The active keys, masked.
     api_keys: Vec<String>,
@@ -87,6 +91,7 @@ pub(super) async fn users(app: App, request: Request) -> Answer {
 
 /// Answer of `PUT /admin/user/{key}/plan`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PlanChanged)]
 pub(crate) struct PlanChangedJson {
     message: String,
     account_id: String,
@@ -127,6 +132,7 @@ pub(super) async fn change_plan(app: App, request: Request) -> Answer {
 
 /// Answer of `POST /admin/sync-memory-counts`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SyncedCounts)]
 pub(crate) struct SyncJson {
     message: String,
     total_users: u64,
@@ -135,6 +141,7 @@ pub(crate) struct SyncJson {
 
 /// An account whose count was wrong.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CorrectedCount)]
 pub(crate) struct CorrectedJson {
     account_id: String,
     was: u64,

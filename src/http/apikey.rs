@@ -23,6 +23,7 @@ const PAGE_MAX: u64 = 100;
 
 /// A key as lists show it.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiKey)]
 pub(crate) struct KeyJson {
     /// Whose it is; in the admin's list only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,9 +35,9 @@ pub(crate) struct KeyJson {
     description: String,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
     last_activity: Option<Timestamp>,
-    /// `active` or `inactive`.
+    #[schema(value_type = super::openapi::ActiveStatus)]
     status: &'static str,
     /// Whether the request came with this key.
     is_current: bool,
@@ -74,6 +75,7 @@ impl KeyJson {
 
 /// Answer of `POST /apikey/new`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CreatedApiKey)]
 pub(crate) struct CreatedKeyJson {
     message: &'static str,
     /// The key; shown this once.
@@ -149,6 +151,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
 
 /// Answer of `GET /apikey/list`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiKeyList)]
 pub(crate) struct KeyListJson {
     /// Whose keys they are; not in the admin's list.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,6 +220,7 @@ pub(super) fn page_and_limit(request: &Request) -> Result<(u64, u64, u64), ApiEr
 
 /// Answer of `DELETE /apikey/{key}`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevokedApiKey)]
 pub(crate) struct RevokedKeyJson {
     message: &'static str,
     /// The key, masked.

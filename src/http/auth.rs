@@ -118,7 +118,7 @@ fn is_loopback_host(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn ambiguous(message: &str) -> ApiError {
+pub(super) fn ambiguous(message: &str) -> ApiError {
     ApiError::new(
         Code::AmbiguousCredentials,
         "Ambiguous credentials",

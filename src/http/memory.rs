@@ -32,12 +32,14 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Answer of `POST /memory`, but for `entry`, which is spliced in front.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AddedMemory, description = "Answer of `POST /memory`.")]
 pub(crate) struct AddedJson {
     message: &'static str,
     /// Memories that the account holds.
     total_memories: u64,
     memory_usage: MemoryRoom,
     credit_info: CreditInfo,
+    /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }
@@ -105,21 +107,27 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     match (key, values.next()) {
         (Some(key), None) => Ok(Some(key.to_owned())),
-        _ => Err(ApiError::new(
-            Code::InvalidIdempotencyKey,
-            "Invalid idempotency key",
-            "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
-        )),
+        _ => Err(invalid_idempotency_key()),
     }
+}
+
+pub(super) fn invalid_idempotency_key() -> ApiError {
+    ApiError::new(
+        Code::InvalidIdempotencyKey,
+        "Invalid idempotency key",
+        "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+    )
 }
 
 /// Answer of `GET /memory`, but for `memories`, which is spliced in front.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MemoryPage, description = "Answer of `GET /memory`.")]
 pub(crate) struct PageJson {
     pagination: MemoryPagination,
     #[schema(value_type = String, format = DateTime)]
     timestamp: Timestamp,
     credit_info: CreditInfo,
+    /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }
@@ -128,13 +136,17 @@ pub(crate) struct PageJson {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct MemoryPagination {
     /// The page, from 1; null for a page that a cursor asked for.
+    #[schema(required = true, minimum = 1)]
     page: Option<u64>,
+    /// Most memories of the page.
+    #[schema(minimum = 1, maximum = 100)]
     limit: u64,
     /// Memories that the account holds.
     total: u64,
     /// Pages in all; 0 for none.
     pages: u64,
     /// Goes on after this page; null at the end.
+    #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
@@ -239,8 +251,10 @@ fn parse_cursor(principal: &Principal, text: &str) -> Result<MemoryId, ApiError>
 
 /// Answer of `GET /memory/{id}`, but for `memory`, which is spliced in front.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReadMemory, description = "Answer of `GET /memory/{id}`.")]
 pub(crate) struct ReadJson {
     credit_info: CreditInfo,
+    /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }
@@ -259,9 +273,11 @@ pub(super) async fn read(app: App, request: Request) -> Answer {
 
 /// Answer of `PATCH /memory/{id}`, but for `entry`, which is spliced in front.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UpdatedMemory, description = "Answer of `PATCH /memory/{id}`.")]
 pub(crate) struct UpdatedJson {
     message: &'static str,
     credit_info: CreditInfo,
+    /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }
@@ -286,6 +302,7 @@ pub(super) async fn update(app: App, request: Request) -> Answer {
 
 /// Answer of `DELETE /memory/{id}`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeletedMemory)]
 pub(crate) struct DeletedJson {
     message: &'static str,
     id: String,

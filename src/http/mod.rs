@@ -54,6 +54,8 @@ pub struct Endpoint {
     pub has_body: bool,
     /// What it does, for the list at `/`.
     pub summary: &'static str,
+    /// The rest of what [`openapi`] tells of it.
+    describe: fn() -> openapi::Described,
     handler: Handler,
 }
 
@@ -63,15 +65,19 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
+/// The handler `module::name` is described by `openapi::module::name`: a route without a description does
+/// not compile.
 macro_rules! endpoint {
-    ($method:ident $path:literal $access:ident $body:literal $handler:path, $summary:literal) => {
+    ($method:ident $path:literal $access:ident $body:literal $module:ident::$name:ident,
+     $summary:literal) => {
         Endpoint {
             method: Method::$method,
             path: $path,
             access: Access::$access,
             has_body: $body,
             summary: $summary,
-            handler: |app, request| Box::pin($handler(app, request)),
+            describe: openapi::$module::$name,
+            handler: |app, request| Box::pin($module::$name(app, request)),
         }
     };
 }
@@ -264,17 +270,22 @@ fn boxed_body<B: Buf, E: 'static>(
 
 /// Finds the endpoint of a path for a method.
 fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiError> {
-    let of_path = || ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
+    let mut of_path = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
     let wanted = if method == Method::HEAD {
         &Method::GET
     } else {
         method
     };
-    if let Some(endpoint) = of_path().find(|endpoint| endpoint.method == *wanted) {
+    if let Some(endpoint) = of_path.find(|endpoint| endpoint.method == *wanted) {
         return Ok(endpoint);
     }
+    Err(method_not_allowed(path))
+}
+
+fn method_not_allowed(path: &'static str) -> ApiError {
+    let of_path = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
     let mut allow: Vec<&str> = Vec::new();
-    for endpoint in of_path() {
+    for endpoint in of_path {
         allow.push(endpoint.method.as_str());
         if endpoint.method == Method::GET {
             allow.push("HEAD");
@@ -284,10 +295,10 @@ fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiE
     let allow = allow.join(", ");
     let message = format!("{path} takes {allow}.");
     let error = ApiError::new(Code::MethodNotAllowed, "Method not allowed", message);
-    Err(match HeaderValue::from_str(&allow) {
+    match HeaderValue::from_str(&allow) {
         Ok(allow) => error.with_header(ALLOW, allow),
         Err(_) => error,
-    })
+    }
 }
 
 /// Reads the body and calls the handler.
@@ -336,14 +347,16 @@ fn unanswered(error: ApiError) -> Response<Bytes> {
 }
 
 fn unmatched() -> Response<Bytes> {
+    unanswered(endpoint_not_found())
+}
+
+fn endpoint_not_found() -> ApiError {
     let mut paths: Vec<&str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
     paths.dedup();
-    unanswered(
-        ApiError::new(
-            Code::EndpointNotFound,
-            "Endpoint not found",
-            "Check the path; a slash at its end makes it another one.",
-        )
-        .with("available_endpoints", paths),
+    ApiError::new(
+        Code::EndpointNotFound,
+        "Endpoint not found",
+        "Check the path; a slash at its end makes it another one.",
     )
+    .with("available_endpoints", paths)
 }

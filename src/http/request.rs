@@ -63,11 +63,7 @@ impl Request {
     /// Returns the body as an object, which must be there.
     pub(super) fn object(&self) -> Result<Object, ApiError> {
         if self.body.is_empty() {
-            return Err(ApiError::new(
-                Code::MissingBody,
-                "No JSON data provided",
-                "Send a JSON object as the request's body.",
-            ));
+            return Err(missing_body());
         }
         Ok(Object::parse(&self.body)?)
     }
@@ -198,11 +194,7 @@ pub(crate) async fn read_body(
             .eq_ignore_ascii_case(b"application/json")
     });
     if !is_json {
-        return Err(ApiError::new(
-            Code::UnsupportedMediaType,
-            "Unsupported media type",
-            "Send the body with Content-Type: application/json.",
-        ));
+        return Err(unsupported_media_type());
     }
     Ok(bytes)
 }
@@ -216,11 +208,7 @@ async fn collect(mut body: BodyStream, bytes_max: usize) -> Result<Bytes, ApiErr
         match part {
             None => return Ok(collected.freeze()),
             Some(Err(())) => {
-                return Err(ApiError::new(
-                    Code::InvalidJson,
-                    "Invalid JSON",
-                    "The body ended before it was complete.",
-                ));
+                return Err(incomplete());
             }
             Some(Ok(part)) => {
                 if collected.len().saturating_add(part.remaining()) > bytes_max {
@@ -236,13 +224,37 @@ fn exceeds(bytes: u64, bytes_max: usize) -> bool {
     usize::try_from(bytes).map_or(true, |bytes| bytes > bytes_max)
 }
 
-fn too_large(bytes_max: usize) -> ApiError {
+pub(super) fn missing_body() -> ApiError {
+    ApiError::new(
+        Code::MissingBody,
+        "No JSON data provided",
+        "Send a JSON object as the request's body.",
+    )
+}
+
+pub(super) fn unsupported_media_type() -> ApiError {
+    ApiError::new(
+        Code::UnsupportedMediaType,
+        "Unsupported media type",
+        "Send the body with Content-Type: application/json.",
+    )
+}
+
+pub(super) fn incomplete() -> ApiError {
+    ApiError::new(
+        Code::InvalidJson,
+        "Invalid JSON",
+        "The body ended before it was complete.",
+    )
+}
+
+pub(super) fn too_large(bytes_max: usize) -> ApiError {
     let message = format!("A body may have {bytes_max} bytes. Shorten it or split it in two.");
     ApiError::new(Code::BodyTooLarge, "Request body too large", message)
         .with("bytes_max", bytes_max)
 }
 
-fn too_slow() -> ApiError {
+pub(super) fn too_slow() -> ApiError {
     ApiError::new(
         Code::RequestTimeout,
         "Request timeout",

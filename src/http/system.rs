@@ -19,8 +19,10 @@ const SERVICE: &str = "MemoryOS-Clean";
 
 /// Answer of `GET /`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Index)]
 pub(crate) struct IndexJson {
     service: &'static str,
+    #[schema(value_type = super::openapi::ServiceStatus)]
     status: &'static str,
     version: &'static str,
     endpoints: Vec<String>,
@@ -44,14 +46,15 @@ pub(super) async fn index(app: App, _: Request) -> Answer {
 pub(super) async fn openapi(app: App, _: Request) -> Answer {
     Ok(Reply::json_text(
         StatusCode::OK,
-        super::openapi::document(app.settings().public_url.as_deref()),
+        super::openapi::bytes(app.settings().public_url.as_deref()),
     ))
 }
 
 /// Answer of `GET /health`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Health)]
 pub(crate) struct HealthJson {
-    /// `healthy`, `degraded` or `unhealthy`.
+    #[schema(value_type = super::openapi::ServiceStatus)]
     status: &'static str,
     #[schema(value_type = String, format = DateTime)]
     timestamp: Timestamp,
@@ -64,6 +67,7 @@ pub(crate) struct HealthJson {
 
 /// Figures of the whole service.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HealthMetrics)]
 pub(crate) struct MetricsJson {
     memory_entries: u64,
     total_users: u64,
@@ -108,6 +112,7 @@ pub(super) async fn health(app: App, _: Request) -> Answer {
 
 /// Answer of `GET /stats`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Stats)]
 pub(crate) struct StatsJson {
     total_memories: u64,
     /// Like `87.5%`; `0%` for no memories.
@@ -125,6 +130,7 @@ pub(crate) struct StatsJson {
     #[schema(value_type = String, format = DateTime)]
     timestamp: Timestamp,
     credit_info: CreditInfo,
+    /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }
@@ -180,17 +186,21 @@ pub(super) async fn stats(app: App, request: Request) -> Answer {
 
 /// Answer of `GET /gpt-status`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GptStatus)]
 pub(crate) struct GptStatusJson {
     /// The status of `/health`.
+    #[schema(value_type = super::openapi::ServiceStatus)]
     system_status: &'static str,
     memory_count: u64,
     /// When the newest memory was added.
+    #[schema(format = DateTime, required = true)]
     last_activity: Option<String>,
     api_accessible: bool,
     #[schema(value_type = String, format = DateTime)]
     timestamp: Timestamp,
     message: &'static str,
     credit_info: CreditInfo,
+    /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }

@@ -109,17 +109,17 @@ fn the_readme_lists_every_endpoint() {
 fn documents_name_what_is_there() {
     let architecture = read("ARCHITECTURE.md");
     let map = architecture.split("```").nth(1).unwrap();
-    let named: BTreeSet<&str> = map
+    let mapped: BTreeSet<&str> = map
         .split_whitespace()
         .filter(|word| Path::new(word).extension().is_some_and(|e| e == "rs"))
         .collect();
     let there = |folder: &str| -> BTreeSet<String> {
-        let names = files(folder).into_iter();
-        names
+        let paths = files(folder).into_iter();
+        paths
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect()
     };
-    for name in &named {
+    for name in &mapped {
         assert!(
             there("src").contains(*name),
             "ARCHITECTURE.md maps {name}, which is not there"
@@ -128,7 +128,7 @@ fn documents_name_what_is_there() {
     for name in there("src/domain").union(&there("src/store")) {
         let is_plain = ["mod.rs", "error.rs", "testing.rs", "tests.rs"].contains(&name.as_str());
         assert!(
-            is_plain || named.contains(name.as_str()),
+            is_plain || mapped.contains(name.as_str()),
             "ARCHITECTURE.md does not map {name}"
         );
     }

@@ -1,0 +1,116 @@
+//! What is told of `/admin/users`, `/admin/user/{key}/plan` and `/admin/sync-memory-counts`.
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::super::admin::{PlanChangedJson, SyncJson, UsersJson};
+use super::super::error::Code;
+use super::describe::Described;
+use super::info::ADMIN;
+use super::schemas::{fields, limit, page, plan, text};
+
+/// [`super::super::admin::users`]
+pub(in crate::http) fn users() -> Described {
+    Described::new(
+        ADMIN,
+        "listAccounts",
+        "Lists accounts in pages, oldest first, each with its plan, its figures and its active keys, \
+         masked. The totals count what q matches.",
+    )
+    .query("page", page(), "The page, from 1.")
+    .query(
+        "limit",
+        limit(),
+        "Accounts of a page; more than 100 is taken as 100.",
+    )
+    .query(
+        "q",
+        text("Any text.").build(),
+        "Part of the account id or e-mail, in any case.",
+    )
+    .answers::<UsersJson>(
+        StatusCode::OK,
+        "A page of accounts.",
+        json!({
+            "total_users": 1,
+            "active_users": 1,
+            "pagination": {"page": 1, "limit": 50, "total": 1, "pages": 1},
+            "users": [{
+                "account_id": "ada@example.com",
+                "email": "ada@example.com",
+                "plan": "Free",
+                "credits_remaining": 97,
+                "credits_used_this_cycle": 3,
+                "total_credits_used": 3,
+                "memory_count": 1,
+                "memory_limit": 100,
+                "reset_date": "2026-02-28T09:15:00.000000+00:00",
+                "created_at": "2026-01-31T09:15:00.000000+00:00",
+                "last_activity": "2026-02-15T16:20:31.512034+00:00",
+                "status": "active",
+                "api_keys": ["EXAMPLEq...C6dF"]
+            }]
+        }),
+    )
+}
+
+/// [`super::super::admin::change_plan`]
+pub(in crate::http) fn change_plan() -> Described {
+    let (plan, schema) = plan();
+    let mut described = Described::new(
+        ADMIN,
+        "changePlan",
+        "Changes an account's plan. An upgrade grants the new plan's credits in full at once; a \
+         downgrade leaves the lesser of what remained and the new plan's; the same plan changes \
+         nothing. Memories and the cycle stay.",
+    )
+    .name_in_path(
+        "The account: its account id (the e-mail), or one of its keys by id or in full.",
+        "ada@example.com",
+    )
+    .takes(
+        true,
+        "PlanChange",
+        fields(&["plan"], [("plan", plan)]),
+        json!({"plan": "Pro"}),
+    )
+    .writes()
+    .refuses(&[Code::InvalidPlan, Code::UserNotFound])
+    .answers::<PlanChangedJson>(
+        StatusCode::OK,
+        "The account has the plan.",
+        json!({
+            "message": "Plan updated to Pro",
+            "account_id": "ada@example.com",
+            "plan": "Pro",
+            "previous_plan": "Free",
+            "credits_remaining": 10_000,
+            "memory_limit": 2_000,
+            "reset_date": "2026-02-28T09:15:00.000000+00:00"
+        }),
+    );
+    described.schemas.push(schema);
+    described
+}
+
+/// [`super::super::admin::sync`]
+pub(in crate::http) fn sync() -> Described {
+    Described::new(
+        ADMIN,
+        "syncMemoryCounts",
+        "Counts every account's memories and corrects the counters that are wrong, exactly, even while \
+         writes go on. Takes no fields.",
+    )
+    .takes(false, "SyncMemoryCounts", fields(&[], []), json!({}))
+    .writes()
+    .refuses(&[Code::InvalidField])
+    .answers::<SyncJson>(
+        StatusCode::OK,
+        "The counters are right.",
+        json!({
+            "message": "Synced memory counts for 1 users",
+            "total_users": 1,
+            "corrected": [{"account_id": "ada@example.com", "was": 2, "is": 1}]
+        }),
+    )
+}

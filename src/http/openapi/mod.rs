@@ -1,0 +1,235 @@
+//! The description of the API, `OpenAPI` 3.1: the contract's home in this project.
+//!
+//! | part | comes from |
+//! | --- | --- |
+//! | methods, paths, who may call, bodies | [`ENDPOINTS`], and nowhere else |
+//! | what a handler takes, costs and answers | the function of its name in a module of its name here |
+//! | schemas of answers | the types that are serialized |
+//! | error codes, their examples and headers | [`Code::ALL`] and the errors themselves |
+//! | what holds for every route | `conventions.md` |
+//!
+//! `tests/it/openapi.rs` compares all of it with real answers.
+
+pub(super) mod account;
+pub(super) mod admin;
+pub(super) mod apikey;
+mod describe;
+mod errors;
+mod info;
+pub(super) mod memory;
+mod schemas;
+pub(super) mod system;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use http::StatusCode;
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{
+    Components, ComponentsBuilder, OpenApiBuilder, PathItem, Paths, Ref, ResponsesBuilder, Server,
+};
+
+use super::auth::Access;
+use super::error::Code;
+use super::{ENDPOINTS, Endpoint};
+
+pub(super) use describe::Described;
+pub(super) use schemas::{ActiveStatus, ServiceStatus};
+
+/// Returns the `OpenAPI` document; `servers` names `public_url` if the operator set one, else the place
+/// that the document came from.
+#[must_use]
+pub fn document(public_url: Option<&str>) -> String {
+    let mut paths = Paths::new();
+    let mut components = fixed_components();
+    for endpoint in ENDPOINTS {
+        let Some(method) = method(endpoint) else {
+            log::error!("{endpoint:?} has a method that OpenAPI does not know");
+            continue;
+        };
+        let described = (endpoint.describe)();
+        for (name, schema) in &described.schemas {
+            components
+                .schemas
+                .entry(name.clone())
+                .or_insert_with(|| schema.clone());
+        }
+        let errors = errors::by_status(codes(endpoint, &described));
+        for codes in errors.values() {
+            components
+                .responses
+                .entry(errors::response_name(codes))
+                .or_insert_with(|| errors::response(codes).into());
+        }
+        let item = PathItem::new(method, operation(endpoint, described, &errors));
+        match paths.paths.get_mut(endpoint.path) {
+            Some(path) => path.merge_operations(item),
+            None => drop(paths.paths.insert(endpoint.path.to_owned(), item)),
+        }
+    }
+    let document = OpenApiBuilder::new()
+        .info(info::info())
+        .servers(Some([Server::new(public_url.unwrap_or("/"))]))
+        .paths(paths)
+        .components(Some(components))
+        .tags(Some(info::tags()))
+        .build();
+    document.to_json().unwrap_or_else(|error| {
+        log::error!("the API's description has no JSON form: {error}");
+        "{}".to_owned()
+    })
+}
+
+/// Returns the document as it is served.
+///
+/// It is made once: a process has one public URL. Only a process with several servers, as in tests,
+/// makes it again for the others' URLs.
+pub(super) fn bytes(public_url: Option<&str>) -> Bytes {
+    static MADE: OnceLock<(Option<String>, Bytes)> = OnceLock::new();
+    let fresh = || Bytes::from(document(public_url));
+    let (of, made) = MADE.get_or_init(|| (public_url.map(str::to_owned), fresh()));
+    if of.as_deref() == public_url {
+        made.clone()
+    } else {
+        fresh()
+    }
+}
+
+/// Returns what does not depend on the routes.
+fn fixed_components() -> Components {
+    let mut components = ComponentsBuilder::new()
+        .schema("Error", errors::schema())
+        .schema("Memory", schemas::memory());
+    for (name, header) in errors::headers() {
+        components = components.header(name, header);
+    }
+    // They belong to no operation: nothing that is described answers so.
+    for code in [Code::EndpointNotFound, Code::MethodNotAllowed] {
+        components = components.response(errors::response_name(&[code]), errors::response(&[code]));
+    }
+    for code in Code::ALL {
+        let (word, _) = code.word_and_status();
+        components = components.example(word, errors::example(code));
+    }
+    for (name, scheme) in info::security_schemes() {
+        components = components.security_scheme(name, scheme);
+    }
+    components.build()
+}
+
+fn method(endpoint: &Endpoint) -> Option<HttpMethod> {
+    match endpoint.method.as_str() {
+        "GET" => Some(HttpMethod::Get),
+        "POST" => Some(HttpMethod::Post),
+        "PUT" => Some(HttpMethod::Put),
+        "PATCH" => Some(HttpMethod::Patch),
+        "DELETE" => Some(HttpMethod::Delete),
+        _ => None,
+    }
+}
+
+/// Puts together what the table of routes and the handler's description say.
+fn operation(
+    endpoint: &Endpoint,
+    described: Described,
+    errors: &BTreeMap<StatusCode, Vec<Code>>,
+) -> Operation {
+    let consequential = endpoint.method != http::Method::GET && !described.harmless;
+    let mut responses = ResponsesBuilder::new();
+    for answer in &described.answers {
+        let status = answer.status.as_str();
+        responses = responses.response(status, answer.response(described.price));
+    }
+    for (status, codes) in errors {
+        // `/health` has an answer of its own for a status that is an error's elsewhere.
+        if described
+            .answers
+            .iter()
+            .all(|answer| answer.status != *status)
+        {
+            let name = errors::response_name(codes);
+            responses = responses.response(status.as_str(), Ref::from_response_name(name));
+        }
+    }
+    let parameters = described.parameters(endpoint.path);
+    let mut operation = OperationBuilder::new()
+        .tag(described.tag)
+        .operation_id(Some(described.operation_id))
+        .summary(Some(endpoint.summary))
+        .description(Some(described.description))
+        .securities(Some(security(endpoint.access)))
+        .responses(responses.build())
+        .extensions(Some(Extensions::from_iter([(
+            "x-openai-isConsequential",
+            consequential,
+        )])));
+    if !parameters.is_empty() {
+        operation = operation.parameters(Some(parameters));
+    }
+    if endpoint.has_body {
+        operation = operation.request_body(described.request.map(describe::Body::build));
+    }
+    operation.build()
+}
+
+/// Returns the codes of a route: those that follow from who may call, from the body and from the price,
+/// and those that the handler names.
+fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
+    let mut codes = vec![Code::Internal];
+    if endpoint.access != Access::Open {
+        codes.extend([
+            Code::AmbiguousCredentials,
+            Code::AdminRequired,
+            Code::AdminDisabled,
+        ]);
+        if endpoint.access != Access::Admin {
+            codes.extend([Code::MissingCredentials, Code::InvalidKey, Code::KeyRevoked]);
+        }
+    }
+    if endpoint.has_body {
+        codes.extend([
+            Code::BodyTooLarge,
+            Code::UnsupportedMediaType,
+            Code::RequestTimeout,
+            Code::InvalidJson,
+        ]);
+        if described.request.as_ref().is_some_and(|body| body.required) {
+            codes.push(Code::MissingBody);
+        }
+    }
+    if described.takes_parameters() {
+        codes.push(Code::InvalidField);
+    }
+    if described.price > 0 {
+        codes.extend([Code::OutOfCredits, Code::Overloaded]);
+    }
+    if described.writes {
+        codes.extend([Code::Overloaded, Code::StorageUnavailable]);
+    }
+    codes.extend(described.refusals.iter().copied());
+    codes
+}
+
+fn security(access: Access) -> Vec<SecurityRequirement> {
+    let one = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
+    let (key, admin) = (
+        [one(info::API_KEY), one(info::BEARER)],
+        one(info::ADMIN_KEY),
+    );
+    match access {
+        Access::Open => Vec::new(),
+        Access::Key => key.into(),
+        // The key may come in the body: then no header is needed.
+        Access::KeyHereOrInBody => [&key[..], &[SecurityRequirement::default()]].concat(),
+        Access::KeyOrAdmin => [&key[..], &[admin]].concat(),
+        Access::Admin => vec![admin],
+    }
+}
+
+/// Returns the reference to a header of [`errors::headers`].
+fn header_ref(name: &str) -> Ref {
+    Ref::new(format!("#/components/headers/{name}"))
+}
