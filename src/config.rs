@@ -62,8 +62,8 @@ pub struct ServeArgs {
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 4_096, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
-    /// Seconds that a connection may idle.
-    #[arg(long, env = "IDLE_SECONDS", default_value_t = 60, value_name = "SECONDS",
+    /// Seconds that a connection may idle, and that a request's headers may take.
+    #[arg(long, env = "IDLE_SECONDS", default_value_t = 30, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub idle_seconds: u32,
     /// Seconds that requests under way get to end after SIGTERM or SIGINT.

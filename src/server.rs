@@ -24,8 +24,8 @@ use crate::http;
 use crate::import;
 use crate::store::{OpenError, Options, Store};
 
-/// Longest wait for a request's headers.
-const HEADERS_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for the first request of a connection.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes of a request's headers.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// How often the watchdog of a connection looks.
@@ -149,7 +149,7 @@ impl Server {
         let routes = warp::service(http::routes(&app));
         let slots = Arc::new(Semaphore::new(connections_max));
         let graceful = GracefulShutdown::new();
-        let builder = connection_builder();
+        let builder = connection_builder(idle);
         let mut stop = pin!(stop);
         loop {
             let slot = tokio::select! {
@@ -206,12 +206,13 @@ impl Server {
     }
 }
 
-fn connection_builder() -> auto::Builder<TokioExecutor> {
+/// hyper's one timer is for the headers of a request, and runs while a kept connection waits for them.
+fn connection_builder(idle: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WAIT)
+        .header_read_timeout(idle)
         .max_buf_size(HEADER_BYTES_MAX);
     builder
         .http2()
@@ -280,14 +281,14 @@ impl Activity {
     }
 
     /// Ends when the connection has done nothing for that long; one that has never sent a request gets
-    /// the time for its headers.
+    /// [`FIRST_WAIT`].
     async fn idle_for(&self, idle: Duration) {
         loop {
             tokio::time::sleep(WATCH_TICK).await;
             let last = self.last_ms.load(Ordering::Relaxed);
             let quiet = Duration::from_millis(self.elapsed_ms().saturating_sub(last));
             let limit = if last == 0 {
-                idle.min(HEADERS_WAIT)
+                idle.min(FIRST_WAIT)
             } else {
                 idle
             };
