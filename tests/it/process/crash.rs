@@ -1136,3 +1136,139 @@ fn what_was_acknowledged_survives_sigkill() {
         println!("  {count:6} {name}");
     }
 }
+
+/// Tests of the checks: each lie is found.
+mod lies {
+    use super::*;
+
+    fn entry(id: &str, key: &str) -> Value {
+        json!({"id": id, "key_id": key, "category": "c", "type": "t", "success": true, "tag": id})
+    }
+
+    /// An account with a shared memory, two others, one deleted one, and a writer without unknowns.
+    fn truth() -> (Account, Part, Seen, Instant) {
+        let account = Account {
+            email: "a@b.c".to_owned(),
+            key: String::new(),
+            key_id: "k1".to_owned(),
+            shared_id: "s".to_owned(),
+            plan: "Pro",
+            used: 10,
+        };
+        let killed = Instant::now() + Duration::from_secs(5);
+        let late = killed - Duration::from_millis(100);
+        let part = Part {
+            memories: [("m1", "k1"), ("m2", "k2")]
+                .map(|(id, key)| (id.to_owned(), entry(id, key)))
+                .into(),
+            deleted: BTreeSet::from(["m0".to_owned()]),
+            shared: 7,
+            keys: vec![Key {
+                secret: String::new(),
+                id: "k2".to_owned(),
+                capped: false,
+                revoked: true,
+            }],
+            writes: 6,
+            reads: vec![late - Duration::from_secs(2), late],
+            ..Part::default()
+        };
+        let mut shared = entry("s", "k1");
+        shared["w0"] = json!(7);
+        let seen = Seen {
+            memories: vec![entry("m2", "k2"), entry("m1", "k1"), shared],
+            total: 3,
+            current_count: 3,
+            used: 18,
+            plan: "Pro".to_owned(),
+            keys: vec![
+                ("k1".to_owned(), true, 2, 12),
+                ("k2".to_owned(), false, 1, 6),
+            ],
+            stats: json!({
+                "total_memories": 3, "successful_entries": 3, "categories": {"c": 3},
+                "types": {"t": 3},
+            }),
+        };
+        (account, part, seen, killed)
+    }
+
+    fn all(change: impl FnOnce(&mut Part, &mut Seen)) -> Vec<String> {
+        let (account, mut part, mut seen, killed) = truth();
+        change(&mut part, &mut seen);
+        let parts = [part];
+        let (found, mut wrong) = check::memories(&account, &parts, &seen);
+        wrong.extend(check::counts(&seen));
+        wrong.extend(check::credits(
+            account.used,
+            &parts,
+            &found,
+            killed,
+            seen.used,
+        ));
+        wrong.extend(check::keys(&account, &parts, &seen));
+        wrong.extend(check::stats(&seen));
+        wrong
+    }
+
+    #[test]
+    fn the_truth_passes() {
+        assert_eq!(all(|_, _| {}), Vec::<String>::new());
+        // The last read was answered 100 ms before the kill: it may be lost.
+        let lost_read = all(|_, seen| {
+            seen.used = 17;
+            seen.keys[0].3 = 11;
+        });
+        assert_eq!(lost_read, Vec::<String>::new());
+        let found_add = all(|part, seen| {
+            part.unknown = Some(Unknown::Add {
+                body: json!({"tag": "m3"}),
+                idempotency: None,
+            });
+            seen.memories.push(entry("m3", "k1"));
+            (seen.total, seen.current_count, seen.used) = (4, 4, 20);
+            (seen.keys[0].2, seen.keys[0].3) = (3, 14);
+            seen.stats = json!({
+                "total_memories": 4, "successful_entries": 4, "categories": {"c": 4},
+                "types": {"t": 4},
+            });
+        });
+        assert_eq!(found_add, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lie_does_not() {
+        type Lie = fn(&mut Part, &mut Seen);
+        let lies: &[(&str, Lie)] = &[
+            ("m1 is gone", |_, seen| drop(seen.memories.remove(1))),
+            ("not {", |_, seen| seen.memories[0]["x"] = json!(1)),
+            ("m0 is there", |_, seen| {
+                seen.memories.push(entry("m0", "k1"))
+            }),
+            ("never sent", |_, seen| {
+                seen.memories.push(entry("m9", "k1"))
+            }),
+            ("twice", |_, seen| seen.memories.push(entry("m1", "k1"))),
+            ("w0 is 6", |_, seen| seen.memories[2]["w0"] = json!(6)),
+            ("pagination says", |_, seen| seen.current_count = 4),
+            ("memory_count is", |_, seen| seen.keys[0].2 = 1),
+            ("expected 17 to 18", |_, seen| seen.used = 19),
+            ("expected 17 to 18", |_, seen| seen.used = 16),
+            ("the keys used", |_, seen| seen.keys[1].3 = 5),
+            ("k2 is active: true", |_, seen| seen.keys[1].1 = true),
+            ("key k2 is gone", |_, seen| drop(seen.keys.remove(1))),
+            ("not Pro", |_, seen| seen.plan = "Free".to_owned()),
+            ("expected 19 to 20", |part, _| {
+                // A patch that is there but was not paid.
+                part.unknown = Some(Unknown::Shared { value: 7 });
+                part.shared = 6;
+            }),
+            ("stats: types", |_, seen| seen.stats["types"] = json!({})),
+        ];
+        for (words, lie) in lies {
+            let wrong = all(lie);
+            let is_found = wrong.iter().any(|text| text.contains(words));
+            assert!(is_found, "{words:?} is not in {wrong:?}");
+        }
+    }
+}
