@@ -63,6 +63,9 @@ fn help_and_version_say_what_one_needs() {
     assert!(is_commit || commit == "unknown", "{version}");
 }
 
+/// Arguments, environment, and the name that the error must hold.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn a_wrong_setting_ends_with_2_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,7 +74,6 @@ fn a_wrong_setting_ends_with_2_and_is_named() {
     let empty = folder.path().join("empty");
     fs::write(&empty, "\n").unwrap();
     let (missing, empty) = (missing.to_str().unwrap(), empty.to_str().unwrap());
-    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let cases: &[Case<'_>] = &[
         (&["--signup-plans", "Free,Gold"], &[], "SIGNUP_PLANS"),
         (&[], &[("SIGNUP_PLANS", "Gold")], "SIGNUP_PLANS"),

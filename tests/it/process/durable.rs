@@ -30,11 +30,11 @@ fn calls(trace: &str) -> Vec<Call> {
             open.insert(thread.to_owned(), (line_no, begun.to_owned()));
             continue;
         } else if rest.starts_with("<...") {
-            let Some((began, begun)) = open.remove(thread) else {
+            let Some((began, head)) = open.remove(thread) else {
                 continue;
             };
             let end = rest.split_once("resumed>").map_or("", |(_, end)| end);
-            (began, format!("{begun}{end}"))
+            (began, format!("{head}{end}"))
         } else {
             (line_no, rest.to_owned())
         };
@@ -120,7 +120,7 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
         .parse()
         .unwrap();
     // SAFETY: a signal to the child of the strace that this test started and has not waited for yet.
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "std sends SIGKILL only")]
     let sent = unsafe { libc::kill(child, libc::SIGTERM) };
     assert_eq!(sent, 0);
     let (status, log) = process.ended(PATIENCE);

@@ -3,6 +3,16 @@
 //! Nothing here sleeps for a while and hopes: every wait is for an event (a log line, an answer, an
 //! exit) and ends with a failure at a deadline.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails, and one that is long tells what it has covered"
+)]
+
 mod cli;
 mod crash;
 mod durable;
@@ -138,7 +148,7 @@ impl Process {
     fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).unwrap();
         // SAFETY: a signal to a process that this test started and has not waited for yet.
-        #[allow(unsafe_code)]
+        #[expect(unsafe_code, reason = "std sends SIGKILL only")]
         let sent = unsafe { libc::kill(pid, signal) };
         assert_eq!(sent, 0);
     }
@@ -260,24 +270,22 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<&str>,
     ) -> Result<Answer, NoAnswer> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(self.address).map_err(|_| NoAnswer::NotSent)?;
-                stream.set_nodelay(true).unwrap();
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                BufReader::new(stream)
-            }
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            let stream = TcpStream::connect(self.address).map_err(|_| NoAnswer::NotSent)?;
+            stream.set_nodelay(true).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            BufReader::new(stream)
         };
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            request.extend([name, ": ", value, "\r\n"]);
         }
         if let Some(body) = body {
-            request.push_str(&format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            ));
+            let length = body.len().to_string();
+            request.push_str("Content-Type: application/json\r\nContent-Length: ");
+            request.extend([&length, "\r\n\r\n", body]);
         } else {
             request.push_str("\r\n");
         }
