@@ -197,7 +197,11 @@ fn the_log_has_a_line_for_each_request_and_nothing_of_its_content() {
         assert!(line.contains(words), "{line}");
         assert!(line.contains(&format!(" key={who} ")), "{line}");
         let rest = line.split_once(words).unwrap().1;
-        let time = rest.split_whitespace().next().unwrap();
+        let mut rest = rest.split_whitespace();
+        // Why it was refused, in the code that the client was told.
+        let refusal = answer.body["code"].as_str().unwrap_or("-").to_owned();
+        assert_eq!(rest.next(), Some(refusal.as_str()), "{line}");
+        let time = rest.next().unwrap();
         let micros = time.strip_suffix("us").expect("a time");
         assert!(micros.parse::<u64>().is_ok(), "{line}");
     }
