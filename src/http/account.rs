@@ -123,13 +123,15 @@ pub(super) async fn login(app: App, request: Request) -> Answer {
         (Caller::Nobody | Caller::Admin, None) => return Err(Failure::MissingCredentials.into()),
     };
     let (account, key) = app.who_is(&principal)?;
+    // What this key has: a capped key's own plan.
+    let plan = account.usage.balance_of_share(&key.share).plan;
     let key = KeyJson::of(&account, &key, Some(&principal.key_id));
     Reply::json(
         StatusCode::OK,
         &LoginJson {
             message: "Login successful",
             account_id: account.account_id,
-            plan: account.usage.plan,
+            plan,
             key,
         },
     )
