@@ -610,3 +610,37 @@ async fn the_index_and_health_are_open() {
     assert!(metrics["database_size_bytes"].as_u64().unwrap() > 0);
     assert!(metrics["uptime_seconds"].is_u64());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_far_too_large_still_gets_its_answer() {
+    // Shows that a client that sends megabytes reads why it was refused, and is not just cut off.
+    let server = Server::spawn().await;
+    let bo = server.account(Plan::Free).await;
+    let large = "x".repeat(4 << 20);
+    for _ in 0..8 {
+        let answer = bo.send(Method::POST, "/memory", large.clone()).await;
+        answer.refused(413, "body_too_large", "Request body too large");
+        let parts = large
+            .as_bytes()
+            .chunks(65_536)
+            .map(<[u8]>::to_vec)
+            .collect::<Vec<_>>();
+        let parts = parts.into_iter().map(Ok::<_, std::io::Error>);
+        let body = reqwest::Body::wrap_stream(futures_util::stream::iter(parts));
+        let answer = bo.send(Method::POST, "/memory", body).await;
+        answer.refused(413, "body_too_large", "Request body too large");
+        let nobody = server.anonymous();
+        nobody
+            .send(Method::POST, "/memory", large.clone())
+            .await
+            .ok(401);
+        nobody
+            .send(Method::POST, "/nothing", large.clone())
+            .await
+            .ok(404);
+        nobody
+            .send(Method::PUT, "/memory", large.clone())
+            .await
+            .ok(405);
+    }
+}
