@@ -5,7 +5,7 @@ use memoryos::domain::plan::Plan;
 use memoryos::store::NewKey;
 use serde_json::{Value, json};
 
-use crate::harness::{Actor, Server, assert_fields, at};
+use crate::harness::{Actor, Options, Server, assert_fields, at};
 
 const REVOKE_DENIED: &str = "Permission denied - can only revoke your own API keys";
 
@@ -516,4 +516,79 @@ async fn memory_counts_follow_deletes_and_revocations() {
     assert_eq!(counts().await, [0, 1]);
     let credits = bo.get("/credits").await.ok(200);
     assert_eq!(credits.json["memory_usage"]["current_count"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_revocations_leave_a_key() {
+    // Shows that when each of 16 keys revokes another one at once, the account keeps an active key.
+    let server = Server::spawn().await;
+    let bo = server.account(Plan::Free).await;
+    let mut keys = vec![bo.clone()];
+    for _ in 0..15 {
+        keys.push(mint(&server, &bo, json!({})).await);
+    }
+    let mut racers = tokio::task::JoinSet::new();
+    for (n, key) in keys.iter().enumerate() {
+        let (key, path) = (
+            key.clone(),
+            format!("/apikey/{}", keys[(n + 1) % 16].key_id),
+        );
+        racers.spawn(async move { key.delete(&path).await.status });
+    }
+    for status in racers.join_all().await {
+        assert!([200, 400, 401].contains(&status), "{status}");
+    }
+    let users = server.admin().get("/admin/users").await.ok(200);
+    let active = users.json["users"][0]["api_keys"].as_array().unwrap().len();
+    assert!(active >= 1);
+    assert_eq!(users.json["users"][0]["status"], "active");
+    let mut working = 0;
+    for key in &keys {
+        working += usize::from(key.get("/credits").await.status == 200);
+    }
+    assert_eq!(working, active);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_of_an_earlier_cycle_used_nothing_in_this_one() {
+    // Shows that use this cycle is of this cycle, for keys that are no more as well.
+    let server = Server::spawn().await;
+    let bo = server.account(Plan::Free).await;
+    let key = mint(&server, &bo, json!({})).await;
+    key.spend(3).await;
+    bo.delete(&format!("/apikey/{}", key.key_id)).await.ok(200);
+    let used = async || {
+        let list = bo.get("/apikey/list?status=all").await.ok(200);
+        list.json["api_keys"][1]["credits_used_this_cycle"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(used().await, 3);
+    server.clock.set(at("2026-02-15T12:00:00Z"));
+    assert_eq!(used().await, 0);
+    bo.spend(1).await;
+    assert_eq!(used().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_key_may_look_like_anything() {
+    // Shows that a key that an operator chose in the form of a mask or of a key id is found by itself.
+    for key in ["abcd1234...wxyz", "key_operators123"] {
+        let options = Options {
+            api_key: Some(key),
+            ..Options::default()
+        };
+        let server = Server::spawn_with(options).await;
+        let operator = server.key(key);
+        let path = format!("/admin/user/{key}/plan");
+        server
+            .admin()
+            .put(&path, &json!({"plan": "Pro"}))
+            .await
+            .ok(200);
+        mint(&server, &operator, json!({})).await;
+        operator.delete(&format!("/apikey/{key}")).await.ok(200);
+        let answer = operator.get("/credits").await;
+        answer.refused(401, "key_revoked", "Invalid API key");
+    }
 }
