@@ -423,3 +423,30 @@ async fn credits_of_a_capped_key_are_its_own() {
     assert_eq!(bo.credits().await, 89);
     assert_eq!(capped.credits().await, 89);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_sign_ups_give_one_account() {
+    // Shows that of 32 sign-ups with one e-mail at once one is answered with a key.
+    let server = Server::spawn().await;
+    let mut racers = tokio::task::JoinSet::new();
+    for n in 0..32 {
+        let nobody = server.anonymous();
+        let email = if n % 2 == 0 {
+            "bo@example.com"
+        } else {
+            "BO@Example.com"
+        };
+        racers.spawn(async move {
+            nobody
+                .post("/signup", &json!({"email": email}))
+                .await
+                .status
+        });
+    }
+    let mut statuses = racers.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [vec![201], vec![409; 31]].concat());
+    let health = server.anonymous().get("/health").await.ok(200);
+    assert_eq!(health.json["metrics"]["total_users"], 1);
+    assert_eq!(health.json["metrics"]["active_api_keys"], 1);
+}

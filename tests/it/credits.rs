@@ -523,3 +523,32 @@ async fn racing_requests_spend_what_there_is() {
     assert_eq!(statuses, [vec![200; 100], vec![402; 60]].concat());
     assert_eq!(bo.credits().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_adds_spend_what_there_is() {
+    // Shows that 64 adds at once of 100 credits make exactly 50 memories, and that 200 at once of an
+    // account with room are all made: writers wait, they are not refused.
+    let server = Server::spawn().await;
+    for (plan, adds, made) in [(Plan::Free, 64, 50), (Plan::Pro, 200, 200)] {
+        let bo = server.account(plan).await;
+        let mut racers = tokio::task::JoinSet::new();
+        for n in 0..adds {
+            let bo = bo.clone();
+            racers.spawn(async move { bo.post("/memory", &memory(&n.to_string())).await });
+        }
+        let answers = racers.join_all().await;
+        let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [vec![201; made], vec![402; adds - made]].concat());
+        // Each saw another total, and the last one the count.
+        let totals = answers
+            .iter()
+            .filter_map(|answer| answer.json["total_memories"].as_u64());
+        let mut totals: Vec<_> = totals.collect();
+        totals.sort_unstable();
+        assert_eq!(totals, (1..=made as u64).collect::<Vec<_>>());
+        let credits = bo.get("/credits").await.ok(200);
+        assert_eq!(credits.json["memory_usage"]["current_count"], made);
+        assert_eq!(credits.json["credits_used_this_cycle"], 2 * made);
+    }
+}
