@@ -450,3 +450,36 @@ async fn racing_sign_ups_give_one_account() {
     assert_eq!(health.json["metrics"]["total_users"], 1);
     assert_eq!(health.json["metrics"]["active_api_keys"], 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_account_warns_its_capped_keys() {
+    // Shows that a capped key never has more room than the account: full is full.
+    let server = Server::spawn().await;
+    let bo = server.account(Plan::Pro).await;
+    let made = bo
+        .post("/apikey/new", &json!({"plan": "Free"}))
+        .await
+        .ok(201);
+    let capped = server.made(&made);
+    for n in 0..100 {
+        bo.add(&n.to_string()).await;
+    }
+    let path = format!("/admin/user/{}/plan", bo.key_id);
+    server
+        .admin()
+        .put(&path, &json!({"plan": "Free"}))
+        .await
+        .ok(200);
+    let answer = capped.get("/credits").await.ok(200);
+    assert_eq!(answer.json["memory_usage"]["remaining"], 0);
+    let full = "Memory limit reached - cannot add more memories";
+    assert!(
+        answer.json["warnings"]
+            .as_array()
+            .unwrap()
+            .contains(&json!(full))
+    );
+    let answer = capped.post("/memory", &crate::harness::memory("t")).await;
+    let answer = answer.refused(402, "memory_limit_exceeded", "Memory limit exceeded");
+    assert_eq!(answer.json["scope"], "key");
+}

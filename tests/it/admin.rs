@@ -209,32 +209,38 @@ async fn a_bad_plan_change_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_are_synced() {
-    // Shows the answer when every count is right, with and without a body, while a writer goes on.
+    // Shows the answer when every count is right, with and without a body, while writers go on.
     let server = Server::spawn().await;
     let admin = server.admin();
     let bo = server.account(Plan::Pro).await;
     server.account(Plan::Free).await;
     let expected = json!({"message": "Synced memory counts for 2 users", "total_users": 2,
                           "corrected": []});
-    let writer = {
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
         let bo = bo.clone();
-        tokio::spawn(async move {
-            for n in 0..40 {
-                bo.add(&n.to_string()).await;
+        writers.spawn(async move {
+            for n in 0..10 {
+                let id = bo.add(&n.to_string()).await;
+                if n % 2 == 0 {
+                    bo.delete(&format!("/memory/{id}")).await.ok(200);
+                }
             }
-        })
-    };
-    while !writer.is_finished() {
+        });
+    }
+    while !writers.is_empty() {
         let answer = admin
             .send(Method::POST, "/admin/sync-memory-counts", "")
             .await;
         assert_eq!(answer.ok(200).json, expected);
+        while let Some(writer) = writers.try_join_next() {
+            writer.unwrap();
+        }
     }
-    writer.await.unwrap();
     let answer = admin.post("/admin/sync-memory-counts", &json!({})).await;
     assert_eq!(answer.ok(200).unmetered().json, expected);
     let credits = bo.get("/credits").await.ok(200);
-    assert_eq!(credits.json["memory_usage"]["current_count"], 40);
+    assert_eq!(credits.json["memory_usage"]["current_count"], 80);
     required(bo.post("/admin/sync-memory-counts", &json!({})).await);
 }
 

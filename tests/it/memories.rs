@@ -815,3 +815,96 @@ async fn gpt_status_tells_the_newest_memory() {
     one["system_status"] = health.json["status"].clone();
     assert_eq!(answer.json, one);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_memory_can_still_be_changed() {
+    // Shows that what the server adds does not count: a memory of a full body takes a small change.
+    let server = Server::spawn().await;
+    let bo = server.account(Plan::Free).await;
+    let mut body = memory("t");
+    body["output"] = json!("x".repeat(65_536 - body.to_string().len() + "out".len()));
+    assert_eq!(body.to_string().len(), 65_536);
+    let made = bo.post("/memory", &body).await.ok(201);
+    let path = format!("/memory/{}", made.json["entry"]["id"].as_str().unwrap());
+    bo.patch(&path, &json!({"success": false, "reviewed": true}))
+        .await
+        .ok(200);
+    let read = bo.get(&path).await.ok(200);
+    assert_eq!(read.json["memory"]["output"], body["output"]);
+    assert_eq!(read.json["memory"]["reviewed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_tells_a_capped_key_its_own_room() {
+    // Shows that memory_usage of a capped key's answers is the key's, total_memories the account's.
+    let server = Server::spawn().await;
+    let bo = server.account(Plan::Pro).await;
+    let made = bo
+        .post("/apikey/new", &json!({"plan": "Free"}))
+        .await
+        .ok(201);
+    let capped = server.made(&made);
+    let own = bo.add("the account's").await;
+    let made = capped.post("/memory", &memory("the key's")).await.ok(201);
+    assert_eq!(made.json["total_memories"], 2);
+    let room = |count: u64| json!({"current_count": count, "limit": 100, "remaining": 100 - count});
+    assert_eq!(made.json["memory_usage"], room(1));
+    let gone = capped.delete(&format!("/memory/{own}")).await.ok(200);
+    assert_eq!(gone.json["memory_usage"], room(1));
+    let id = made.json["entry"]["id"].as_str().unwrap();
+    let gone = bo.delete(&format!("/memory/{id}")).await.ok(200);
+    assert_eq!(
+        gone.json["memory_usage"],
+        json!({"current_count": 0, "limit": 2_000, "remaining": 2_000})
+    );
+    let credits = capped.get("/credits").await.ok(200);
+    assert_eq!(credits.json["memory_usage"]["current_count"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_there_after_a_restart() {
+    // Shows that memories, their order, statistics, counts, credits, keys and plans outlive the process.
+    let mut server = Server::spawn().await;
+    let bo = server.account(Plan::Pro).await;
+    let key = server.made(
+        &bo.post("/apikey/new", &json!({"plan": "Free"}))
+            .await
+            .ok(201),
+    );
+    for n in 0..5 {
+        key.add(&n.to_string()).await;
+    }
+    let gone = bo.add("gone").await;
+    bo.delete(&format!("/memory/{gone}")).await.ok(200);
+    let changed = bo.add("t").await;
+    let change = json!({"category": "home", "output": "x".repeat(20_000)});
+    bo.patch(&format!("/memory/{changed}"), &change)
+        .await
+        .ok(200);
+    let told = async |bo: &Actor| {
+        let memories = bo.get("/memory").await.ok(200).json["memories"].clone();
+        let mut stats = bo.get("/stats").await.ok(200).json;
+        stats.as_object_mut().unwrap().remove("credit_info");
+        let keys = bo.get("/apikey/list?status=all").await.ok(200).json;
+        (
+            memories,
+            stats,
+            keys["total_keys"].clone(),
+            keys["api_keys"][1].clone(),
+        )
+    };
+    let before = told(&bo).await;
+    let credits = bo.credits().await;
+    server.restart().await;
+    let again = server.key(&bo.key);
+    assert_eq!(again.credits().await, credits);
+    let mut after = told(&again).await;
+    // Two reads more: the only thing that moved.
+    assert_eq!(again.credits().await, credits - 2);
+    assert_eq!(after.3["credits_remaining"], before.3["credits_remaining"]);
+    after.3 = before.3.clone();
+    assert_eq!(after, before);
+    let health = server.anonymous().get("/health").await.ok(200);
+    assert_eq!(health.json["metrics"]["memory_entries"], 6);
+    assert_eq!(health.json["metrics"]["active_api_keys"], 2);
+}

@@ -644,3 +644,22 @@ async fn a_body_far_too_large_still_gets_its_answer() {
             .ok(405);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_request_ids_are_harmless() {
+    // Shows that a client's id of any form changes nothing in the answer.
+    let server = Server::spawn().await;
+    for id in ["", "a b", "é", &"x".repeat(65), "fine-1"] {
+        let answer = server
+            .anonymous()
+            .with("x-request-id", id)
+            .get("/health")
+            .await
+            .ok(200);
+        let own = answer.header("x-request-id").unwrap();
+        assert!(
+            own.len() == 26 && own.bytes().all(|b| b.is_ascii_alphanumeric()),
+            "{own}"
+        );
+    }
+}
