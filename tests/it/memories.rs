@@ -675,8 +675,8 @@ async fn accounts_do_not_see_each_other() {
     assert_eq!(listed.json["pagination"]["total"], 0);
     let stats = al.get("/stats").await.ok(200);
     assert_eq!(stats.json["total_memories"], 0);
-    let status = al.get("/gpt-status").await.ok(200);
-    assert_eq!(status.json["memory_count"], 0);
+    let gpt = al.get("/gpt-status").await.ok(200);
+    assert_eq!(gpt.json["memory_count"], 0);
     let read = bo.get(&format!("/memory/{id}")).await.ok(200);
     assert_eq!(read.json["memory"]["topic"], "secret");
     // Another key of the same account sees all of it.

@@ -63,6 +63,7 @@ fn sorted(list: Option<&str>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn the_first_check_that_fails_answers() {
     // Shows the order of checks: each request is wrong in all the ways that come after the one that is
     // told.
@@ -489,7 +490,7 @@ async fn names_in_paths_are_percent_decoded() {
     let server = Server::spawn().await;
     let bo = server.account_of("b+o@example.com", Plan::Free).await;
     let id = bo.add("t").await;
-    let encoded: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = id.replace('m', "%6d").replace('_', "%5F");
     bo.get(&format!("/memory/{encoded}")).await.ok(200);
     let change = json!({"x": 1});
     bo.patch(&format!("/memory/{encoded}"), &change)
@@ -550,7 +551,7 @@ async fn bodies_are_objects() {
             answer.refused(400, "invalid_json", "Invalid JSON");
         }
         let answer = both.send(method(name), path, "").await.ok(of_empty);
-        if ["/memory", &*path].contains(&path) && path.starts_with("/memory") || path == plan {
+        if path.starts_with("/memory") || path == plan {
             answer.refused(400, "missing_body", "No JSON data provided");
         }
     }
