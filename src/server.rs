@@ -175,7 +175,9 @@ impl Server {
                 let (app, routes) = (app.clone(), routes.clone());
                 let under_way = watched.begin();
                 async move {
+                    let (request, rest) = http::keep_rest(request);
                     let answer = http::answer(app, routes, request).await;
+                    rest.throw_away();
                     drop(under_way);
                     answer
                 }

@@ -75,7 +75,14 @@ impl App {
     fn target(&self, target: &Target) -> Result<Option<AccountKey>, Failure> {
         let now = self.now();
         let key = match target {
-            Target::KeyId(id) => self.store().key_by_id(id, now)?,
+            Target::KeyId(id) => {
+                if let Some(key) = self.store().key_by_id(id, now)? {
+                    return Ok(Some(key.account));
+                }
+                // A key that an operator chose can look like an id.
+                self.store()
+                    .key_by_hash(&Secret::new(id.as_str()).hash(), now)?
+            }
             Target::AccountIdOrKey(text) => {
                 let name = text.trim().to_ascii_lowercase();
                 let named = if name.contains('@') { &name } else { text };

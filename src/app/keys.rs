@@ -277,21 +277,26 @@ impl App {
         now: Timestamp,
     ) -> Result<KeyRow, Failure> {
         let is_own = |key: &KeyRow| own.is_none_or(|account| account == key.account);
+        // First as the key itself: one that an operator chose can look like an id or a mask.
+        let hash = match &address {
+            KeyAddress::Id(id) => Secret::new(id.as_str()).hash(),
+            KeyAddress::Masked(text) => Secret::new(text.as_str()).hash(),
+            KeyAddress::Secret(secret) => secret.hash(),
+        };
+        if let Some(key) = self.store().key_by_hash(&hash, now)? {
+            if !is_own(&key) {
+                return Err(Failure::PermissionDenied(
+                    "Permission denied - can only revoke your own API keys",
+                ));
+            }
+            return Ok(key);
+        }
         match address {
+            KeyAddress::Secret(_) => Err(Failure::KeyNotFound),
             KeyAddress::Id(id) => {
                 // Another account's id is not there: an id is no proof of anything.
                 let key = self.store().key_by_id(&id, now)?;
                 key.filter(is_own).ok_or(Failure::KeyNotFound)
-            }
-            KeyAddress::Secret(secret) => {
-                let key = self.store().key_by_hash(&secret.hash(), now)?;
-                let key = key.ok_or(Failure::KeyNotFound)?;
-                if !is_own(&key) {
-                    return Err(Failure::PermissionDenied(
-                        "Permission denied - can only revoke your own API keys",
-                    ));
-                }
-                Ok(key)
             }
             KeyAddress::Masked(masked) => {
                 let fits = move |keys: Vec<KeyRow>| {

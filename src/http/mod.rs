@@ -18,6 +18,7 @@ mod memory;
 pub mod openapi;
 mod reply;
 mod request;
+mod rest;
 mod system;
 mod trace;
 
@@ -35,6 +36,7 @@ use crate::app::{App, Caller};
 
 pub use auth::Access;
 pub use error::{ApiError, Code};
+pub use rest::{Rest, SharedBody, keep_rest};
 pub use trace::answer;
 
 use reply::{Answer, Reply};

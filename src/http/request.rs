@@ -81,7 +81,8 @@ impl Request {
         let mut found = None;
         for pair in self.query.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if percent_decode_str(key).decode_utf8_lossy() != name {
+            // A name that is not UTF-8 is none of ours, and those are ignored.
+            if !decode_query(name, key).is_ok_and(|key| key == name) {
                 continue;
             }
             if found.is_some() {

@@ -1,4 +1,4 @@
-//! Tests of the whole program, over HTTP where it has any, in one binary.
+//! Tests of the whole program, over HTTP where it has any, one file a topic, in one binary.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,10 +6,19 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::similar_names,
-    reason = "a test that fails may panic"
+    reason = "a test that meets what it does not expect has to fail at once"
 )]
 
+mod accounts;
+mod admin;
+mod credits;
+mod faults;
+mod harness;
+mod idempotency;
 mod import;
+mod keys;
+mod memories;
 mod openapi;
 mod process;
+mod protocol;
 mod tidy;
