@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, DataArgs, Secrets, ServeArgs};
 use crate::import::ImportArgs;
-use crate::server::Server;
+use crate::server::{Server, StartError};
 use crate::store::{Options, Store};
 
 /// The release and the commit it was built from.
@@ -168,9 +168,10 @@ fn serve(args: ServeArgs) -> ExitCode {
         };
         match started {
             Ok(server) => {
-                server.run(stop).await;
-                ExitCode::SUCCESS
+                let ended = server.run(stop).await;
+                ended.map_or_else(|error| fail(EXIT_FAILURE, &error), |()| ExitCode::SUCCESS)
             }
+            Err(error @ StartError::Host { .. }) => fail(EXIT_USAGE, &error),
             Err(error) => fail(EXIT_FAILURE, &error),
         }
     });

@@ -6,13 +6,11 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::app::{AdminAccess, DEFAULT_ADMIN_KEY};
-use crate::domain::key::Secret;
+use crate::domain::key::{KNOWN_KEY, Secret};
 use crate::domain::plan::Plan;
 
 /// The shortest admin key that counts off loopback.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
-/// The value that the old program used when nobody had set `JAVLIN_API_KEY`.
-const REFUSED_API_KEY: &str = "default-key-change-me";
 
 /// A setting that the server cannot start with; a sentence that names it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -188,7 +186,10 @@ fn parse_url(text: &str) -> Result<String, ConfigError> {
     };
     let url: http::Uri = text.parse().map_err(|_| wrong())?;
     let is_web = matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
-    if !is_web || url.query().is_some() {
+    let has_secret = url
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'));
+    if !is_web || has_secret || url.query().is_some() {
         return Err(wrong());
     }
     Ok(text.trim_end_matches('/').to_owned())
@@ -218,9 +219,9 @@ impl Secrets {
         }
         let api_key = variable("JAVLIN_API_KEY")?;
         if let Some(key) = &api_key {
-            if key == REFUSED_API_KEY {
+            if key == KNOWN_KEY {
                 return Err(ConfigError(format!(
-                    "JAVLIN_API_KEY is {REFUSED_API_KEY}, which everybody knows; set another or unset it"
+                    "JAVLIN_API_KEY is {KNOWN_KEY}, which everybody knows; set another or unset it"
                 )));
             }
             if !(12..=128).contains(&key.len()) || !is_visible_ascii(key) {
@@ -312,7 +313,13 @@ mod tests {
         assert_eq!(parse_plans(""), Ok(vec![]));
         assert!(parse_plans("Gold").unwrap_err().0.contains("SIGNUP_PLANS"));
         assert_eq!(parse_url("https://a.b/c/"), Ok("https://a.b/c".to_owned()));
-        for url in ["a.b", "ftp://a.b", "https://", "https://a.b/?x=1"] {
+        for url in [
+            "a.b",
+            "ftp://a.b",
+            "https://",
+            "https://a.b/?x=1",
+            "https://u:p@a.b",
+        ] {
             assert!(
                 parse_url(url).unwrap_err().0.contains("PUBLIC_URL"),
                 "{url}"

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -22,12 +22,16 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
 use crate::import;
-use crate::store::{OpenError, Options, Store};
+use crate::store::{OpenError, Options, Store, StoreError};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes of a request's headers.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Most headers of a request.
+const HEADERS_MAX: usize = 256;
+/// The part of the drain time that is kept for the last flush.
+const FLUSH_WAIT: Duration = Duration::from_millis(500);
 /// How often the watchdog of a connection looks.
 const WATCH_TICK: Duration = Duration::from_millis(500);
 /// How often expired records are removed.
@@ -36,6 +40,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The host is no address of a machine, and no name of one.
+    #[error("--host (HOST) is {host:?}, which names no address: {source}")]
+    Host {
+        /// The host.
+        host: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -76,9 +88,16 @@ impl Server {
             source,
         };
         let host = config.host.trim_start_matches('[').trim_end_matches(']');
+        let no_such_host = |source| StartError::Host {
+            host: config.host.clone(),
+            source,
+        };
+        if host.is_empty() {
+            return Err(no_such_host(io::Error::other("it is empty")));
+        }
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, config.port))
             .await
-            .map_err(listen)?
+            .map_err(no_such_host)?
             .collect();
         let listener = TcpListener::bind(&addresses[..]).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
@@ -135,8 +154,12 @@ impl Server {
         self.store.clone()
     }
 
-    /// Serves until `stop` ends, then lets requests under way end within the drain time, and flushes.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    /// Serves until `stop` ends, then lets requests under way end, and flushes, within the drain time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the disk failed, at the last flush or before.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let Self {
             listener,
             app,
@@ -149,6 +172,7 @@ impl Server {
         let routes = warp::service(http::routes(&app));
         let slots = Arc::new(Semaphore::new(connections_max));
         let graceful = GracefulShutdown::new();
+        let stopping = Arc::new(AtomicBool::new(false));
         let builder = connection_builder(idle);
         let mut stop = pin!(stop);
         loop {
@@ -169,7 +193,7 @@ impl Server {
                     continue;
                 }
             };
-            let activity = Arc::new(Activity::default());
+            let activity = Arc::new(Activity::new(idle, Arc::clone(&stopping)));
             let (app, routes, watched) = (app.clone(), routes.clone(), Arc::clone(&activity));
             let service = service_fn(move |request: hyper::Request<Incoming>| {
                 let (app, routes) = (app.clone(), routes.clone());
@@ -187,24 +211,25 @@ impl Server {
             tokio::spawn(async move {
                 tokio::select! {
                     _ = connection => {}
-                    () = activity.idle_for(idle) => {}
+                    () = activity.ended() => {}
                 }
                 drop(slot);
             });
         }
         drop(listener);
         log::info!("stopping: requests under way get {} s", drain.as_secs());
-        if tokio::time::timeout(drain, graceful.shutdown())
-            .await
-            .is_err()
-        {
+        stopping.store(true, Ordering::Relaxed);
+        let drained = tokio::time::timeout(drain.saturating_sub(FLUSH_WAIT), graceful.shutdown());
+        if drained.await.is_err() {
             log::warn!("connections were still open after the drain time; they are cut");
         }
         sweeper.abort();
-        match store.flush().await {
-            Ok(()) => log::info!("stopped, everything is on the disk"),
-            Err(error) => log::error!("the last flush failed: {error}"),
-        }
+        store
+            .flush()
+            .await
+            .inspect_err(|error| log::error!("the last flush failed: {error}"))?;
+        log::info!("stopped, everything is on the disk");
+        Ok(())
     }
 }
 
@@ -215,7 +240,8 @@ fn connection_builder(idle: Duration) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_buf_size(HEADER_BYTES_MAX);
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -246,16 +272,8 @@ struct Activity {
     started: Instant,
     under_way: AtomicUsize,
     last_ms: AtomicU64,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self {
-            started: Instant::now(),
-            under_way: AtomicUsize::new(0),
-            last_ms: AtomicU64::new(0),
-        }
-    }
+    idle: Duration,
+    stopping: Arc<AtomicBool>,
 }
 
 /// A request under way; its end counts as activity.
@@ -269,6 +287,17 @@ impl Drop for UnderWay {
 }
 
 impl Activity {
+    fn new(idle: Duration, stopping: Arc<AtomicBool>) -> Self {
+        let (under_way, last_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self {
+            started: Instant::now(),
+            under_way,
+            last_ms,
+            idle,
+            stopping,
+        }
+    }
+
     fn begin(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
@@ -282,17 +311,17 @@ impl Activity {
         self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
     }
 
-    /// Ends when the connection has done nothing for that long; one that has never sent a request gets
-    /// [`FIRST_WAIT`].
-    async fn idle_for(&self, idle: Duration) {
+    /// Ends when the connection has done nothing for as long as it may: the idle time, [`FIRST_WAIT`]
+    /// if it has never sent a request, a moment if the server is stopping.
+    async fn ended(&self) {
         loop {
             tokio::time::sleep(WATCH_TICK).await;
             let last = self.last_ms.load(Ordering::Relaxed);
             let quiet = Duration::from_millis(self.elapsed_ms().saturating_sub(last));
-            let limit = if last == 0 {
-                idle.min(FIRST_WAIT)
-            } else {
-                idle
+            let limit = match (self.stopping.load(Ordering::Relaxed), last) {
+                (true, _) => WATCH_TICK,
+                (false, 0) => self.idle.min(FIRST_WAIT),
+                (false, _) => self.idle,
             };
             if self.under_way.load(Ordering::Relaxed) == 0 && quiet >= limit {
                 return;

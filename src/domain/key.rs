@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+/// The key that the old program used when nobody had set one: everybody knows it.
+pub const KNOWN_KEY: &str = "default-key-change-me";
+
 /// The characters of secrets and ids.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 /// Characters of a secret that we make: 32 × log2(62) ≈ 190 bits.

@@ -358,9 +358,12 @@ fn boolean(value: &RawValue) -> Option<bool> {
 }
 
 fn integer(value: Option<Box<RawValue>>, default: i64) -> Option<i64> {
-    value.map_or(Some(default), |value| {
-        serde_json::from_str(value.get()).ok()
-    })
+    match value {
+        None => Some(default),
+        // An integer to JSON, but a double to serde_json.
+        Some(value) if value.get() == "-0" => Some(0),
+        Some(value) => serde_json::from_str(value.get()).ok(),
+    }
 }
 
 fn tags(value: Option<Box<RawValue>>) -> Result<Vec<String>, MemoryError> {
@@ -458,6 +461,7 @@ mod tests {
                 i64::MIN.to_string(),
                 "9223372036854775808".to_owned(),
             ),
+            ("score", "-0".to_owned(), "-0.0".to_owned()),
             ("maxScore", i64::MAX.to_string(), "1.0".to_owned()),
             ("success", "false".to_owned(), "null".to_owned()),
             ("reviewed", "null".to_owned(), "1".to_owned()),

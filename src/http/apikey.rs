@@ -100,7 +100,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
         ));
     }
     let email = email_field(&mut fields)?;
-    let account_id = fields.string("account_id")?;
+    let account_id = fields.string("account_id")?.map(account_id_form);
     let plan = fields.plan("plan")?;
     let description = fields.string("description")?;
     fields.finish()?;
@@ -147,6 +147,15 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
             account_id: made.account_id,
         },
     )
+}
+
+/// An account id that is an e-mail is one in any case, as the e-mail itself.
+fn account_id_form(text: String) -> String {
+    if text.contains('@') {
+        text.trim().to_ascii_lowercase()
+    } else {
+        text
+    }
 }
 
 /// Answer of `GET /apikey/list`.

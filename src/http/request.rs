@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, TRANSFER_ENCODING,
+};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
@@ -184,6 +186,19 @@ pub(crate) async fn read_body(
     let bytes = tokio::time::timeout(BODY_TOTAL, collect(body, bytes_max))
         .await
         .unwrap_or_else(|_| Err(too_slow()))?;
+    let is_plain = |name: HeaderName, coding: &[u8]| {
+        let values = headers.get_all(name);
+        values
+            .iter()
+            .all(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(coding))
+    };
+    if !is_plain(CONTENT_ENCODING, b"identity") || !is_plain(TRANSFER_ENCODING, b"chunked") {
+        return Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            "Unsupported media type",
+            "Send the body as it is, without compression.",
+        ));
+    }
     let is_json = headers.get_all(CONTENT_TYPE).iter().all(|value| {
         let essence = value
             .as_bytes()

@@ -99,16 +99,14 @@ fn client_request_id(headers: &HeaderMap) -> Option<String> {
     is_fit.then(|| text.to_owned())
 }
 
-/// HTTP/2 names the host in the URI: handlers find it where HTTP/1 has it.
+/// HTTP/2, and a proxy's form of HTTP/1, name the host in the URI, and that one counts (RFC 9112, 3.2.2):
+/// handlers find it in `Host`.
 fn name_host<B>(request: &mut Request<B>) {
-    if request.headers().contains_key(header::HOST) {
-        return;
-    }
-    let host = request
+    let named = request
         .uri()
         .authority()
-        .and_then(|a| HeaderValue::from_str(a.as_str()).ok());
-    if let Some(host) = host {
+        .map(|authority| authority.as_str().to_owned());
+    if let Some(host) = named.and_then(|host| HeaderValue::try_from(host).ok()) {
         request.headers_mut().insert(header::HOST, host);
     }
 }

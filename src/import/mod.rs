@@ -25,7 +25,7 @@ use rand::RngExt;
 use sha2::{Digest, Sha256};
 
 use crate::domain::account::Email;
-use crate::domain::key::KeyId;
+use crate::domain::key::{KNOWN_KEY, KeyId};
 use crate::domain::memory::MemoryId;
 use crate::domain::time::Timestamp;
 use crate::store::{self, Bulk, BulkMemory, NewTarget, StoreError, Target};
@@ -170,8 +170,14 @@ pub fn run(args: &ImportArgs, data_dir: &Path, now: Timestamp) -> Result<Summary
     let in_file = |path: &Path, error: &dyn fmt::Display| {
         ImportFailure(format!("{} {error}; nothing was imported", path.display()))
     };
-    let keys = legacy::read_users(&users).map_err(|error| in_file(&args.users, &error))?;
+    let mut keys = legacy::read_users(&users).map_err(|error| in_file(&args.users, &error))?;
     let redactor = Redactor::new(keys.iter().map(|key| &key.secret));
+    for key in &mut keys {
+        key.description = redactor.redact_text(&key.description);
+        if key.secret.reveal() == KNOWN_KEY {
+            log::warn!("{KNOWN_KEY} is one of the keys, and everybody knows it: revoke it");
+        }
+    }
     let plan = Plan::merge(with_ids(keys)?, now, || rand::rng().random())
         .map_err(|error| in_file(&args.users, &error))?;
     let raws = legacy::read_memories(&memories).map_err(|error| in_file(&args.memories, &error))?;

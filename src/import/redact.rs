@@ -99,6 +99,16 @@ impl Redactor {
         }
         text
     }
+
+    /// Replaces every long key in a text that is no JSON, and a short one that is all of it.
+    pub(super) fn redact_text(&self, text: &str) -> String {
+        let whole = literal(text);
+        let short = self.short.iter().find(|(key, _)| *key == whole);
+        match short.and_then(|(_, masked)| serde_json::from_str(masked).ok()) {
+            Some(masked) => masked,
+            None => self.redact(text).into_owned(),
+        }
+    }
 }
 
 fn pair(a: u8, b: u8) -> usize {

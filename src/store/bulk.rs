@@ -56,7 +56,8 @@ pub enum TargetError {
     Open(#[from] OpenError),
     /// It holds data that another import, or a server, has made.
     #[error(
-        "the data directory {0} holds other data already; name an empty or a new one with --data-dir"
+        "the data directory {0} is one already, made by a server or by another import; name an empty or a new \
+         one with --data-dir, or remove it if a server has only just made it and nothing is in it"
     )]
     HoldsData(String),
 }

@@ -450,6 +450,7 @@ impl Inner {
             let delta = Delta::removed(&head.facets());
             self.journal(account, intent.op, intent.memory, &delta)?;
             self.trees.memories.remove(key)?;
+            self.trees.memories.contains_key(key)?; // as in `pieces::put`
             self.stats.apply(account, intent.memory, &delta);
         }
         pieces::remove_others(&self.trees.pieces, Owner::memory(key), None)
@@ -573,7 +574,7 @@ pub(super) fn write_memory(
         head.pieces = pieces::write(&trees.pieces, owner, head.revision, json)?;
         head.json = "";
     }
-    trees.memories.insert(key, encode(&head)?)?;
+    pieces::put(&trees.memories, &key, encode(&head)?)?;
     Ok(())
 }
 

@@ -396,10 +396,10 @@ fn other_data_is_refused_and_stays_as_it_is() {
         ..place.args.clone()
     };
     let error = run(&other, &place.data(), now()).unwrap_err().to_string();
-    assert!(error.contains("holds other data"), "{error}");
+    assert!(error.contains("is one already"), "{error}");
     // Another file.
     fs::write(&place.args.memories, "[]").unwrap();
-    assert!(place.refused().contains("holds other data"));
+    assert!(place.refused().contains("is one already"));
     assert_eq!(files(&place.data()), before);
     assert!(!place.file("unowned.json").exists());
     // Somebody else's directory.
@@ -411,7 +411,7 @@ fn other_data_is_refused_and_stays_as_it_is() {
     // A server's own.
     let served = Place::real().skip_unowned();
     drop(served.open());
-    assert!(served.refused().contains("holds other data"));
+    assert!(served.refused().contains("is one already"));
 }
 
 #[test]
@@ -653,4 +653,24 @@ fn wrong_files_and_options_are_said_clearly() {
     let empty = Place::with("{}", "[]");
     assert_eq!(empty.import().accounts, 0);
     assert_eq!(accounts(&empty.open()).len(), 0);
+}
+
+/// Shows that a key that stands in the description of one is not carried over, long or short.
+#[test]
+fn a_key_in_a_description_is_masked() {
+    let user = |description: &str| {
+        json!({"plan": "Free", "credits_remaining": 1, "credits_used_this_cycle": 0,
+               "reset_date": "2026-12-22T00:00:00+00:00", "created_at": "2026-11-22T00:00:00+00:00",
+               "email": null, "last_activity": null, "total_credits_used": 0, "status": "active",
+               "description": description})
+    };
+    let users = json!({ANA: user(&format!("see {BO}")), BO: user("short-secret"), "short-secret": user("x")});
+    let place = Place::of(&users, &json!([]));
+    place.import();
+    let described = |key: &str| {
+        let row = place.open().key_by_hash(&Secret::new(key).hash(), now());
+        row.unwrap().unwrap().description
+    };
+    assert_eq!(described(ANA), "see uhW53D0Z...84Kj");
+    assert_eq!(described(BO), "sh...et");
 }

@@ -22,6 +22,7 @@ async fn a_user_makes_a_key_of_its_account() {
         json!({}),
         json!({"email": " BO@example.com", "description": null, "plan": null}),
         json!({"account_id": "bo@example.com"}),
+        json!({"account_id": "Bo@Example.com"}),
     ];
     for body in bodies {
         let made = bo.post("/apikey/new", &body).await.ok(201).unmetered();

@@ -450,7 +450,7 @@ where
     talk(&mut conversation).await;
     drop(conversation);
     stop.send(()).unwrap();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }
 
 fn keyed(key: &str) -> impl Fn(RequestBuilder) -> RequestBuilder + '_ {

@@ -442,6 +442,9 @@ async fn bodies_are_json() {
             .await
             .ok(201);
     }
+    let packed = bo.with("content-encoding", "gzip");
+    let answer = packed.send(Method::POST, "/memory", good.clone()).await;
+    answer.refused(415, "unsupported_media_type", "Unsupported media type");
     for value in [
         "text/plain",
         "application/x-www-form-urlencoded",

@@ -14,7 +14,7 @@ use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
 use memoryos::domain::time::Timestamp;
 use memoryos::server::StartError;
-use memoryos::store::Store;
+use memoryos::store::{Store, StoreError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -63,7 +63,7 @@ pub(crate) struct Server {
     base: String,
     store: Option<Store>,
     stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
 /// Returns the instant that a text in RFC 3339 names.
@@ -135,7 +135,7 @@ impl Server {
     pub(crate) async fn restart(&mut self) {
         self.store = None;
         self.stop = None;
-        self.task.take().unwrap().await.unwrap();
+        self.task.take().unwrap().await.unwrap().unwrap();
         // The directory is free when the last task has let go of the store; asking again is waiting.
         for _ in 0..1_000 {
             match self.start().await {

@@ -79,6 +79,14 @@ fn a_wrong_setting_ends_with_2_and_is_named() {
         (&[], &[("SIGNUP_PLANS", "Gold")], "SIGNUP_PLANS"),
         (&["--port", "70000"], &[], "--port"),
         (&[], &[("PORT", "http")], "--port"),
+        (&["--host", "no.such.host.invalid"], &[], "--host"),
+        (&["--host", "256.1.1.1"], &[], "--host"),
+        (&[], &[("HOST", "")], "HOST"),
+        (
+            &["--public-url", "https://me:secret@example.com"],
+            &[],
+            "PUBLIC_URL",
+        ),
         (&["--cache-mib", "1"], &[], "--cache-mib"),
         (&["--idle-seconds", "0"], &[], "--idle-seconds"),
         (&["--no-such-flag"], &[], "--no-such-flag"),
@@ -258,6 +266,9 @@ fn sigterm_ends_within_the_drain_time_whatever_is_open() {
     let mut idle = process.client();
     idle.call("GET", "/health", &[], None).expect(200);
     let silent = TcpStream::connect(process.address).unwrap();
+    // Half a header is no request under way either.
+    let mut half = TcpStream::connect(process.address).unwrap();
+    half.write_all(b"GET /hea").unwrap();
     process
         .client()
         .call("GET", "/health", &[], None)
@@ -265,7 +276,7 @@ fn sigterm_ends_within_the_drain_time_whatever_is_open() {
     let sent = Instant::now();
     process.stop();
     assert!(sent.elapsed() < Duration::from_secs(10));
-    drop((idle, silent));
+    drop((idle, silent, half));
 }
 
 #[test]
