@@ -90,6 +90,12 @@ impl From<StoreError> for Failure {
                 outcome_unknown: true,
             },
             StoreError::Overloaded => Self::Overloaded,
+            error if error.is_disk_failure() => {
+                log::error!("a read failed: {}", chain(&error));
+                Self::StorageUnavailable {
+                    outcome_unknown: false,
+                }
+            }
             error @ (StoreError::Database(_) | StoreError::Corrupt(_)) => {
                 Self::Internal(chain(&error))
             }

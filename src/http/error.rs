@@ -476,7 +476,7 @@ fn storage_unavailable(outcome_unknown: bool) -> ApiError {
         "The disk failed during this write. Later it is there and charged, or neither. Check \
          before you send it again, or send it with an Idempotency-Key."
     } else {
-        "Writes are stopped since the disk failed. Nothing was changed or charged."
+        "The disk failed or is full. Nothing was changed or charged. Try again later."
     };
     let error = ApiError::new(Code::StorageUnavailable, "Storage unavailable", message);
     let error = if outcome_unknown {

@@ -12,7 +12,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::codec::{decode, encode};
 use super::durable;
@@ -78,10 +79,23 @@ pub(super) enum Contents {
     Data,
 }
 
+/// How often the free space is looked at, in milliseconds; between two looks a disk takes less than the
+/// default reserve.
+const SPACE_LOOK_MS: u64 = 10;
+
+/// The last look at the free space.
+#[derive(Debug)]
+struct Space {
+    started: Instant,
+    looked_ms: AtomicU64,
+    enough: AtomicBool,
+}
+
 /// A data directory that this process has to itself.
 #[derive(Debug)]
 pub(super) struct DataDirectory {
     path: PathBuf,
+    space: Space,
     /// Holds the lock until it is dropped.
     _lock: File,
 }
@@ -124,6 +138,11 @@ impl DataDirectory {
         Ok((
             Self {
                 path: path.to_owned(),
+                space: Space {
+                    started: Instant::now(),
+                    looked_ms: AtomicU64::new(0),
+                    enough: AtomicBool::new(true),
+                },
                 _lock: lock,
             },
             contents,
@@ -211,6 +230,30 @@ impl DataDirectory {
     pub(super) fn free_bytes(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.path).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Says whether there is more free space than `reserve_bytes`. Cheap: looks every 10 ms at most.
+    pub(super) fn has_space(&self, reserve_bytes: u64) -> bool {
+        let space = &self.space;
+        let now = u64::try_from(space.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now.saturating_sub(space.looked_ms.load(Ordering::Relaxed)) >= SPACE_LOOK_MS {
+            space.looked_ms.store(now, Ordering::Relaxed);
+            let enough = self.free_bytes().is_none_or(|free| free > reserve_bytes);
+            if space.enough.swap(enough, Ordering::Relaxed) != enough {
+                if enough {
+                    log::warn!(
+                        "there is space again on the disk of {}: writes go on",
+                        self.display()
+                    );
+                } else {
+                    log::error!(
+                        "the disk of {} is full: writes stop until it is not",
+                        self.display()
+                    );
+                }
+            }
+        }
+        space.enough.load(Ordering::Relaxed)
     }
 
     pub(super) fn file_system(&self) -> FileSystem {

@@ -9,7 +9,7 @@ pub enum StoreError {
     /// A record cannot be decoded, or a fact that must be there is not.
     #[error("the stored data is damaged: {0}")]
     Corrupt(String),
-    /// Writes are stopped, since the disk failed; nothing was changed.
+    /// Writes are stopped, since the disk failed or is full; nothing was changed.
     #[error("writes are stopped until the store can write to its disk again")]
     Unavailable,
     /// The write was applied but could not be made durable: after the next start it is there whole,
@@ -19,6 +19,14 @@ pub enum StoreError {
     /// Too many writes wait for the disk, or for their turn on one account; nothing was changed.
     #[error("too many writes are waiting")]
     Overloaded,
+}
+
+impl StoreError {
+    /// Says whether the disk is to blame.
+    #[must_use]
+    pub const fn is_disk_failure(&self) -> bool {
+        matches!(self, Self::Database(sled::Error::Io(_)))
+    }
 }
 
 /// Why a data directory could not be opened. Each is one line for the operator; nothing was changed.

@@ -64,6 +64,10 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Most writes that may wait for the disk; beyond it a write is refused as overloaded.
     pub waiting_writes_max: usize,
+    /// Free bytes of the file system at which writes stop, before the database itself meets a full
+    /// disk: after that it could not even read what it was writing, and would have to be opened anew.
+    /// Writes go on by themselves once there is space again.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
@@ -71,6 +75,7 @@ impl Default for Options {
         Self {
             cache_bytes: 64 << 20,
             waiting_writes_max: 4_096,
+            reserve_bytes: 8 << 20,
         }
     }
 }
@@ -102,6 +107,8 @@ struct Inner {
     /// Idempotency keys of requests that are being answered.
     in_flight: Mutex<HashSet<[u8; 32]>>,
     waiting_writes: Semaphore,
+    /// See [`Options::reserve_bytes`].
+    reserve_bytes: AtomicU64,
     /// Last, so that the directory's lock is freed after the files are closed.
     directory: DataDirectory,
 }
@@ -120,7 +127,7 @@ struct Totals {
 pub struct Health {
     /// Whether a record can be read.
     pub readable: bool,
-    /// Whether writes go on.
+    /// Whether writes go on: the disk has not failed and is not full.
     pub writable: bool,
     /// Bytes that a program without privileges can still write to the file system; `None` if it does not say.
     pub free_bytes: Option<u64>,
@@ -170,6 +177,7 @@ impl Store {
             totals: Totals::default(),
             in_flight: Mutex::default(),
             waiting_writes: Semaphore::new(options.waiting_writes_max),
+            reserve_bytes: AtomicU64::new(options.reserve_bytes),
             directory,
         };
         let settled = inner.recover().map_err(|source| OpenError::Recovery {
@@ -190,7 +198,7 @@ impl Store {
         let totals = &self.0.totals;
         Health {
             readable: self.0.trees.meta.get(directory::PROBE).is_ok(),
-            writable: !self.0.committer.is_poisoned(),
+            writable: self.0.takes_writes(),
             free_bytes: self.0.directory.free_bytes(),
             database_bytes: self.0.db.size_on_disk().unwrap_or(0),
             memories: totals.memories.load(Ordering::Relaxed),
@@ -216,6 +224,14 @@ impl Store {
     #[doc(hidden)]
     pub fn poison_for_test(&self) {
         self.0.committer.poison(&"a test asked for it");
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Fills the disk, as far as the store can tell, or empties it again.
+    fn set_reserve(&self, bytes: u64) {
+        self.0.reserve_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -260,9 +276,17 @@ impl Drop for Steps<'_> {
 }
 
 impl Inner {
+    /// Says whether anything may be written: the disk has not failed, and is not about to be full.
+    fn takes_writes(&self) -> bool {
+        !self.committer.is_poisoned()
+            && self
+                .directory
+                .has_space(self.reserve_bytes.load(Ordering::Relaxed))
+    }
+
     /// Admits a write, or refuses it before anything is changed.
     fn admit(&self) -> Result<WriteTicket<'_>, StoreError> {
-        if self.committer.is_poisoned() {
+        if !self.takes_writes() {
             return Err(StoreError::Unavailable);
         }
         let permit = self

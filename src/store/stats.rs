@@ -326,7 +326,7 @@ impl Inner {
     fn load_stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
         let mut cached = self.derive_stats(account)?;
         // An import, or a crash before a snapshot: the next one who asks shall not count all of it again.
-        if cached.tail > 2 * WRITES_MIN && !self.committer.is_poisoned() {
+        if cached.tail > 2 * WRITES_MIN && self.takes_writes() {
             self.replace_snapshot(account, &self.usage(account)?, &mut cached)?;
         }
         let stats = cached.counts.listed();
@@ -337,7 +337,7 @@ impl Inner {
     /// Takes a snapshot, if one is due. The caller holds the account alone, so no write is under way.
     pub(super) fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
         let usage = self.usage(account)?;
-        if usage.next_op < usage.stats_due || self.committer.is_poisoned() {
+        if usage.next_op < usage.stats_due || !self.takes_writes() {
             return Ok(());
         }
         let mut cached = self.derive_stats(account)?;

@@ -49,7 +49,7 @@ impl Store {
         cost: u64,
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
-        if !self.0.committer.is_poisoned() {
+        if self.0.takes_writes() {
             let step = || {
                 self.0
                     .swap_usage(account, |usage| usage.debit(key_no, cost, now))

@@ -165,7 +165,7 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         }
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
-            "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
+            "The disk failed or is full. Nothing was changed, unless `outcome` is `unknown`."
         }
         Code::Internal => "A fault of the server's.",
     }

@@ -4,6 +4,7 @@
 use super::*;
 use crate::domain::account::AccountKey;
 use crate::domain::memory::MemoryId;
+use crate::domain::plan::Plan;
 use crate::domain::usage::{Refusal, Usage};
 use crate::store::schema::{ActiveKey, replay_key};
 use crate::store::testing::{NOW, add, change, memory, new_key, sign_up};
@@ -472,4 +473,50 @@ async fn a_recount_corrects_every_counter() {
         }]
     );
     crash.reopen();
+}
+
+/// Shows that a full disk refuses writes before anything is changed, that reads go on free of charge, and
+/// that writes go on by themselves once there is space.
+#[tokio::test]
+async fn a_full_disk_stops_writes_until_there_is_space() {
+    let mut crash = Crash::prepare().await;
+    let id = add(crash.store(), crash.account, 1, 1, 10).await;
+    let before = crash.counters();
+    crash.store().set_reserve(u64::MAX);
+    // The store looks at the disk every few milliseconds.
+    while crash.store().health().writable {
+        tokio::task::yield_now().await;
+    }
+    let plan = crash
+        .store()
+        .change_plan(crash.account, Plan::Premium, NOW)
+        .await;
+    assert!(matches!(plan, Err(StoreError::Unavailable)));
+    let deleted = crash.store().delete_memory(crash.account, 1, id, NOW).await;
+    assert!(matches!(
+        deleted,
+        Err(OpError::Store(StoreError::Unavailable))
+    ));
+    let read = crash.store().debit(crash.account, 1, 1, NOW).await.unwrap();
+    assert_eq!((read.cost, crash.counters()), (0, before));
+    crash.store().set_reserve(0);
+    while !crash.store().health().writable {
+        tokio::task::yield_now().await;
+    }
+    crash
+        .store()
+        .delete_memory(crash.account, 1, id, NOW)
+        .await
+        .unwrap();
+    assert_eq!(
+        crash
+            .store()
+            .debit(crash.account, 1, 1, NOW)
+            .await
+            .unwrap()
+            .cost,
+        1
+    );
+    assert_eq!(crash.reopen(), 0);
+    assert_eq!(crash.counters().3, before.3 - 1);
 }
