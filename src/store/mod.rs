@@ -24,6 +24,8 @@ mod stats;
 mod swap;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::collections::HashSet;

@@ -1,0 +1,99 @@
+//! How operations are admitted and how they take turns.
+
+use super::testing::{NOW, add, new_key, sign_up};
+use super::*;
+use crate::domain::usage::Refusal;
+
+async fn store(options: Options) -> (tempfile::TempDir, Store, AccountKey) {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path(), options).unwrap();
+    let account = sign_up(&store, None, 1_000, new_key("a-key")).await;
+    (directory, store, account)
+}
+
+/// Shows that a step that lost every race is done alone, and is not refused.
+#[tokio::test]
+async fn a_lost_race_takes_the_lock() {
+    let (_directory, store, account) = store(Options::default()).await;
+    let mut tries = 0;
+    let step = || {
+        tries += 1;
+        if tries == 1 {
+            Err(SwapError::<Refusal>::Contended)
+        } else {
+            Ok("done")
+        }
+    };
+    assert_eq!(store.0.run_shared(account, step).await.unwrap(), "done");
+    assert_eq!(tries, 2);
+}
+
+/// Shows that a thousand swaps of one record by eight threads are a thousand swaps.
+#[test]
+fn racing_swaps_lose_nothing() {
+    let db = sled::Config::new().temporary(true).open().unwrap();
+    let count = |bytes: Option<&[u8]>| bytes.map_or(0, |bytes| codec::decode(bytes).unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut done = 0;
+                while done < 1_000 {
+                    let swapped = swap::swap::<_, Refusal>(&db, b"n", |current| {
+                        Ok((Some(codec::encode(&(count(current) + 1u64))?), ()))
+                    });
+                    match swapped {
+                        Ok(()) => done += 1,
+                        Err(SwapError::Contended) => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(count(db.get(b"n").unwrap().as_deref()), 8_000);
+}
+
+/// Shows that a write waits five seconds for its turn among an account's writes, and no longer.
+#[tokio::test]
+async fn a_busy_account_is_waited_for() {
+    let (_directory, store, account) = store(Options::default()).await;
+    tokio::time::pause();
+    let started = tokio::time::Instant::now();
+    let busy = || Err::<(), _>(SwapError::Refused(Refusal::Busy));
+    let refused = store.0.run_write(account, busy).await;
+    assert!(matches!(
+        refused,
+        Err(OpError::Store(StoreError::Overloaded))
+    ));
+    assert_eq!(started.elapsed().as_secs(), 5);
+    let mut tries = 0;
+    let free_at_last = || {
+        tries += 1;
+        if tries < 10 {
+            Err(SwapError::Refused(Refusal::Busy))
+        } else {
+            Ok(tries)
+        }
+    };
+    assert_eq!(store.0.run_write(account, free_at_last).await.unwrap(), 10);
+}
+
+/// Shows that a write beyond those that may wait is refused before anything is changed.
+#[tokio::test]
+async fn too_many_waiting_writes_are_refused() {
+    let options = Options {
+        waiting_writes_max: 1,
+        ..Options::default()
+    };
+    let (_directory, store, account) = store(options).await;
+    let before = store.usage(account, NOW).unwrap();
+    let ticket = store.0.admit().unwrap();
+    let refused = store
+        .change_plan(account, crate::domain::plan::Plan::Premium, NOW)
+        .await;
+    assert!(matches!(refused, Err(StoreError::Overloaded)));
+    assert_eq!(store.usage(account, NOW).unwrap(), before);
+    drop(ticket);
+    add(&store, account, 1, 1, 10).await;
+    assert_eq!(store.usage(account, NOW).unwrap().held, 1);
+}
