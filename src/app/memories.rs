@@ -3,21 +3,19 @@
 use sha2::{Digest, Sha256};
 
 use crate::domain::json::Object;
-use crate::domain::memory::{MemoryError, MemoryId, NewMemory};
+use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Operation;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Balance, Usage};
 use crate::store::{
     AddMemory, Added, Changed, Debited, Deleted, OpError, Page, PageStart, Principal,
-    ReplayRefusal, UpdateRefusal,
+    ReplayRefusal, UpdateMemory, UpdateRefusal,
 };
 
 use super::{App, Failure, random_bits};
 
 /// Pages that start this deep are read on a thread that may block.
 const DEEP_SKIP: usize = 1_000;
-/// Room beyond the body for what the server adds to a memory.
-const STAMP_BYTES: usize = 512;
 
 /// A memory that a client wants to add.
 #[derive(Debug)]
@@ -224,25 +222,28 @@ impl App {
     ) -> Result<(Changed, Debited), Failure> {
         let body_max = self.settings().body_bytes_max;
         let cost = Operation::UpdateMemory.price();
-        let changed = self
-            .store()
-            .update_memory(
-                principal.account,
-                principal.key_no,
-                request.id,
-                cost,
-                self.now(),
-                |entry| NewMemory::changed(entry, request.change),
-                body_max.saturating_add(STAMP_BYTES),
-                || MemoryError::TooLarge(body_max),
-            )
-            .await
-            .map_err(|error| match error {
-                OpError::Refused(UpdateRefusal::NotFound) => Failure::MemoryNotFound,
-                OpError::Refused(UpdateRefusal::Invalid(error)) => Failure::InvalidMemory(error),
-                OpError::Refused(UpdateRefusal::Usage(refusal)) => Failure::of_usage(refusal, cost),
-                OpError::Store(error) => error.into(),
-            })?;
+        let update = UpdateMemory {
+            account: principal.account,
+            key_no: principal.key_no,
+            id: request.id,
+            cost,
+            now: self.now(),
+        };
+        let change = |entry| NewMemory::changed(entry, request.change, body_max);
+        let changed =
+            self.store()
+                .update_memory(update, change)
+                .await
+                .map_err(|error| match error {
+                    OpError::Refused(UpdateRefusal::NotFound) => Failure::MemoryNotFound,
+                    OpError::Refused(UpdateRefusal::Invalid(error)) => {
+                        Failure::InvalidMemory(error)
+                    }
+                    OpError::Refused(UpdateRefusal::Usage(refusal)) => {
+                        Failure::of_usage(refusal, cost)
+                    }
+                    OpError::Store(error) => error.into(),
+                })?;
         let debited = Debited {
             cost,
             balance: changed.balance,

@@ -18,6 +18,9 @@ pub const TAGS_MAX: usize = 64;
 /// Most characters of a tag.
 pub const TAG_CHARS_MAX: usize = 128;
 
+/// Most bytes that defaults and the server's fields add to what a client sent.
+const ADDED_BYTES_MAX: usize = 512;
+
 /// The fields that a memory must have, in the order in which missing ones are named.
 const REQUIRED: [&str; 6] = ["topic", "type", "input", "output", "success", "category"];
 /// The fields that have a default.
@@ -213,11 +216,17 @@ impl NewMemory {
     ///
     /// A field that we do not know is removed when it is given as null; a known one cannot be.
     ///
+    /// The whole may have `bytes_max` bytes as JSON, as a body that adds one, and what the server adds.
+    ///
     /// # Errors
     ///
     /// [`MemoryError::NothingToChange`] if `change` has no field that a client can set; else as
-    /// [`Self::parse`] says of the whole.
-    pub fn changed(mut entry: Object, mut change: Object) -> Result<Self, MemoryError> {
+    /// [`Self::parse`] says of the whole, or [`MemoryError::TooLarge`].
+    pub fn changed(
+        mut entry: Object,
+        mut change: Object,
+        bytes_max: usize,
+    ) -> Result<Self, MemoryError> {
         for name in SERVER_SET {
             change.take(name);
         }
@@ -241,7 +250,17 @@ impl NewMemory {
             }
             entry.take(&name);
         }
-        Self::parse(entry)
+        let changed = Self::parse(entry)?;
+        let stamp = Stamp {
+            id: MemoryId::default(),
+            timestamp: Timestamp::default(),
+            key_id: "",
+            updated_at: None,
+        };
+        if changed.entry_json(&stamp).len() > bytes_max.saturating_add(ADDED_BYTES_MAX) {
+            return Err(MemoryError::TooLarge(bytes_max));
+        }
+        Ok(changed)
     }
 
     /// Checks what can be checked of a change without the memory that it is for.
@@ -253,7 +272,7 @@ impl NewMemory {
         const ANY: &[u8] =
             br#"{"topic":"t","type":"t","category":"c","input":"","output":"","success":true}"#;
         let entry = Object::parse(ANY).unwrap_or_default();
-        Self::changed(entry, change).map(drop)
+        Self::changed(entry, change, usize::MAX).map(drop)
     }
 
     /// Returns the memory as the JSON object that clients get, without insignificant space of our own.
@@ -490,7 +509,7 @@ mod tests {
     #[test]
     fn a_change_replaces_removes_and_keeps() {
         let entry = with("x", "1").unwrap().entry_json(&stamp());
-        let change = |text: &str| NewMemory::changed(object(&entry), object(text));
+        let change = |text: &str| NewMemory::changed(object(&entry), object(text), 1_000);
         let changed = change(r#"{"topic":"New","x":null,"y":[2],"id":"no"}"#).unwrap();
         let json = changed.entry_json(&stamp());
         assert!(
@@ -498,6 +517,8 @@ mod tests {
             "{json}"
         );
         assert!(!json.contains(r#""x""#), "{json}");
+        let long = format!(r#"{{"x":"{}"}}"#, "é".repeat(750));
+        assert_eq!(change(&long).map(drop), Err(MemoryError::TooLarge(1_000)));
         assert_eq!(change("{}").map(drop), Err(MemoryError::NothingToChange));
         assert_eq!(
             change(r#"{"id":"x"}"#).map(drop),

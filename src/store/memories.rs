@@ -41,6 +41,21 @@ pub struct AddMemory<'a> {
     pub replay: Option<&'a Replay>,
 }
 
+/// A memory to be changed.
+#[derive(Clone, Copy, Debug)]
+pub struct UpdateMemory {
+    /// Whose it is.
+    pub account: AccountKey,
+    /// The key that changes it and pays.
+    pub key_no: KeyNo,
+    /// Which it is.
+    pub id: MemoryId,
+    /// Credits.
+    pub cost: u64,
+    /// The time of the change.
+    pub now: Timestamp,
+}
+
 /// What an add made.
 #[derive(Clone, Debug)]
 pub struct Added {
@@ -206,34 +221,14 @@ impl Store {
     /// # Errors
     ///
     /// Every [`UpdateRefusal`]; nothing was changed then.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a different thing, and all are needed"
-    )]
     pub async fn update_memory<E: std::error::Error>(
         &self,
-        account: AccountKey,
-        key_no: KeyNo,
-        id: MemoryId,
-        cost: u64,
-        now: Timestamp,
+        update: UpdateMemory,
         change: impl FnOnce(Object) -> Result<NewMemory, E>,
-        entry_bytes_max: usize,
-        too_large: impl FnOnce() -> E,
     ) -> Result<Changed, OpError<UpdateRefusal<E>>> {
         let ticket = self.0.admit()?;
-        let step = || {
-            self.0.update_memory(
-                account,
-                key_no,
-                id,
-                cost,
-                now,
-                change,
-                entry_bytes_max,
-                too_large,
-            )
-        };
+        let account = update.account;
+        let step = || self.0.update_memory(&update, change);
         let (changed, stats_due) = self.0.run_alone(account, step).await?;
         ticket.commit().await?;
         if stats_due {
@@ -342,18 +337,18 @@ impl Inner {
         Ok((body, balance, stats_due))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as Store::update_memory")]
     fn update_memory<E: std::error::Error>(
         &self,
-        account: AccountKey,
-        key_no: KeyNo,
-        id: MemoryId,
-        cost: u64,
-        now: Timestamp,
+        update: &UpdateMemory,
         change: impl FnOnce(Object) -> Result<NewMemory, E>,
-        entry_bytes_max: usize,
-        too_large: impl FnOnce() -> E,
     ) -> Result<(Changed, bool), SwapError<UpdateRefusal<E>>> {
+        let UpdateMemory {
+            account,
+            key_no,
+            id,
+            cost,
+            now,
+        } = *update;
         let key = memory_key(account, id);
         let Some(bytes) = self.trees.memories.get(key)? else {
             return Err(SwapError::Refused(UpdateRefusal::NotFound));
@@ -376,9 +371,6 @@ impl Inner {
             updated_at: Some(now),
         };
         let entry = memory.entry_json(&stamp);
-        if entry.len() > entry_bytes_max {
-            return Err(SwapError::Refused(UpdateRefusal::Invalid(too_large())));
-        }
         let (intent, balance, stats_due) = self
             .swap_usage(account, |usage| {
                 let (intent, balance) = usage.begin_change(key_no, id, cost, now)?;

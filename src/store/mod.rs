@@ -48,7 +48,9 @@ pub use error::{OpenError, StoreError};
 pub use keys::{
     ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
 };
-pub use memories::{AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateRefusal};
+pub use memories::{
+    AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
+};
 pub use replays::{Replay, ReplayRefusal};
 pub use stats::Stats;
 pub use usage::Debited;

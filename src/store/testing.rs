@@ -8,7 +8,7 @@ use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::KeyNo;
 
-use super::{AddMemory, NewAccount, NewKey, Store};
+use super::{AddMemory, NewAccount, NewKey, Store, UpdateMemory};
 
 /// 1 January 2026.
 pub(super) const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -67,11 +67,14 @@ pub(super) async fn add(
 
 pub(super) async fn change(store: &Store, account: AccountKey, id: MemoryId, bytes: usize) {
     let to = |_| Ok::<_, std::convert::Infallible>(memory("b", bytes));
-    let never = || unreachable!("no entry is that large");
-    store
-        .update_memory(account, 1, id, 2, NOW, to, 1 << 20, never)
-        .await
-        .unwrap();
+    let update = UpdateMemory {
+        account,
+        key_no: 1,
+        id,
+        cost: 2,
+        now: NOW,
+    };
+    store.update_memory(update, to).await.unwrap();
 }
 
 pub(super) async fn sign_up(
