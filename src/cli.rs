@@ -44,8 +44,8 @@ Examples:
   memoryos import --users users.json --memories memory.json --unowned-to ana@example.com
   memoryos import --users users.json --memories memory.json --skip-unowned unowned.json
 
-Memories without an owner, which the old program showed to everybody, stop the import unless one of the
-last two says what to do with them.";
+Memories without an owner, which the old program showed to everybody, stop the
+import: --unowned-to gives them to an account, --skip-unowned leaves them out.";
 
 /// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
 #[derive(Debug, Parser)]
@@ -88,6 +88,9 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(error) = crate::config::check_log_setting() {
+        return fail(EXIT_USAGE, &error);
+    }
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(args),
         Command::Import { files, data } => import(&files, &data),

@@ -20,10 +20,11 @@ pub struct ConfigError(pub String);
 /// Where the data is.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Directory of the database; made if it is not there.
+    /// Directory of the database; `serve` and `import` make it if it is not there.
     #[arg(long, env = "DATA_DIR", default_value = "./data", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Page cache in MiB. Memory in use is about 1.5 times that, and 35 MB for each million memories.
+    /// Page cache in MiB. Memory in use is about 1.5 times that, and 35 MB for each
+    /// million memories; 8 to 65536.
     #[arg(long, env = "CACHE_MIB", default_value_t = 64, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(8..=65_536))]
     pub cache_mib: u64,
@@ -52,19 +53,19 @@ pub struct ServeArgs {
     /// Where clients reach the server, for example <https://memory.example.com>; goes into /openapi.json.
     #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
-    /// Largest request body in bytes.
+    /// Largest request body in bytes; 1024 to 1048576.
     #[arg(long, env = "BODY_BYTES_MAX", default_value_t = 65_536, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(1_024..=1_048_576))]
     pub body_bytes_max: u32,
-    /// Most connections at a time; further ones wait to be accepted.
+    /// Most connections at a time; further ones wait to be accepted; 1 to 1000000.
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 4_096, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
-    /// Seconds that a connection may idle, and that a request's headers may take.
+    /// Seconds that a connection may idle, and that a request's headers may take; 1 to 3600.
     #[arg(long, env = "IDLE_SECONDS", default_value_t = 30, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub idle_seconds: u32,
-    /// Seconds that requests under way get to end after SIGTERM or SIGINT.
+    /// Seconds that requests under way get to end after SIGTERM or SIGINT; 0 to 3600.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub drain_seconds: u32,
@@ -237,6 +238,42 @@ impl Secrets {
     }
 }
 
+/// Checks `RUST_LOG` before the log starts, which would ignore what it does not know.
+///
+/// # Errors
+///
+/// The part that is neither a level nor a module with a level.
+pub fn check_log_setting() -> Result<(), ConfigError> {
+    parse_log(&variable("RUST_LOG")?.unwrap_or_default())
+}
+
+fn parse_log(text: &str) -> Result<(), ConfigError> {
+    let is_level = |word: &str| word.parse::<log::LevelFilter>().is_ok();
+    let is_module = |word: &str| {
+        !word.is_empty()
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c))
+    };
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let is_known = match part.split_once('=') {
+            Some((module, level)) => is_module(module) && is_level(level),
+            None => is_level(part),
+        };
+        if !is_known {
+            return Err(ConfigError(format!(
+                "RUST_LOG has {part:?}; it takes error, warn, info, debug, trace or off, or a module \
+                 with one of them, such as memoryos::store=debug"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn is_visible_ascii(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic())
 }
@@ -312,6 +349,12 @@ mod tests {
         assert_eq!(parse_plans(" Pro,,Free "), Ok(vec![Plan::Pro, Plan::Free]));
         assert_eq!(parse_plans(""), Ok(vec![]));
         assert!(parse_plans("Gold").unwrap_err().0.contains("SIGNUP_PLANS"));
+        for log in ["", "info", "DEBUG", "warn,memoryos::store=trace"] {
+            assert_eq!(parse_log(log), Ok(()), "{log}");
+        }
+        for log in ["verbose", "=====", "memoryos=loud"] {
+            assert!(parse_log(log).unwrap_err().0.contains("RUST_LOG"), "{log}");
+        }
         assert_eq!(parse_url("https://a.b/c/"), Ok("https://a.b/c".to_owned()));
         for url in [
             "a.b",

@@ -17,7 +17,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, Settings};
+use crate::app::{App, Failure, Settings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
@@ -60,7 +60,10 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The operator's key could not be made.
-    #[error("the store failed at start; see the log")]
+    #[error("JAVLIN_API_KEY cannot be made a key: {0}")]
+    DefaultKey(String),
+    /// Opening was interrupted.
+    #[error("opening the store was interrupted; see the log")]
     Failed,
 }
 
@@ -122,11 +125,16 @@ impl Server {
             public_url: config.public_url,
         };
         let app = App::new(store.clone(), clock, settings);
-        if let Some(key) = &config.secrets.api_key
-            && let Err(failure) = app.ensure_default_key(key).await
-        {
-            log::error!("JAVLIN_API_KEY could not be made a key: {failure:?}");
-            return Err(StartError::Failed);
+        if let Some(key) = &config.secrets.api_key {
+            match app.ensure_default_key(key).await {
+                Ok(()) => {}
+                // Reads go on meanwhile: one key is no reason to keep everybody out.
+                Err(Failure::StorageUnavailable { .. }) => log::error!(
+                    "JAVLIN_API_KEY is no key yet, since nothing can be written: make space on the \
+                     disk and start again"
+                ),
+                Err(failure) => return Err(StartError::DefaultKey(failure.to_string())),
+            }
         }
         let (connections_max, idle, drain) = (config.connections_max, config.idle, config.drain);
         Ok(Self {
@@ -377,8 +385,8 @@ fn announce(
         && let Some(command) = import::command_for(Path::new("."), &config.data_dir)
     {
         log::warn!(
-            "the old program's files are here; to take them over, stop this server, remove \
-             {directory}, which is empty, and run: {command}"
+            "the old program's files are here, and {directory} holds no account. To take them over: stop \
+             this server; if still nobody has signed up, remove {directory}; run: {command}"
         );
     }
 }

@@ -128,7 +128,7 @@ impl App {
                 .create_key(account, key, None, now)
                 .await
                 .map(drop)
-                .map_err(|e| e.to_string())
+                .map_err(key_not_made)
         } else {
             let new = NewAccount {
                 account: AccountKey::new(now.millis(), random_bits()),
@@ -141,9 +141,9 @@ impl App {
                 .create_account(new)
                 .await
                 .map(drop)
-                .map_err(|e| e.to_string())
+                .map_err(key_not_made)
         };
-        made.map_err(|error| Failure::Internal(format!("JAVLIN_API_KEY: {error}")))?;
+        made?;
         log::info!("JAVLIN_API_KEY is a key of the account {DEFAULT_ACCOUNT}");
         Ok(())
     }
@@ -187,5 +187,13 @@ impl App {
             .find(|key| key.id == principal.key_id)
             .cloned();
         Ok((account, key.ok_or(Failure::KeyRevoked)?))
+    }
+}
+
+/// Why the operator's key was not made; a refusal by the rules is told in its own words.
+fn key_not_made<E: std::error::Error>(error: OpError<E>) -> Failure {
+    match error {
+        OpError::Store(error) => error.into(),
+        OpError::Refused(refusal) => Failure::Internal(refusal.to_string()),
     }
 }

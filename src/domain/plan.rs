@@ -5,8 +5,9 @@ use std::{fmt, str::FromStr};
 
 /// What an account has bought: credits for each billing cycle and room for memories.
 ///
-/// Ordered from the least to the most. The order of the variants is stored on the disk: add new ones
-/// at the end and give them an order of their own.
+/// Ordered from the least to the most.
+// The order of the variants is stored on the disk: add new ones at the end and give them an order of
+// their own.
 #[derive(
     Clone,
     Copy,

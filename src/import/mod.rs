@@ -215,11 +215,21 @@ pub fn command_for(folder: &Path, data_dir: &Path) -> Option<String> {
     (users.is_file() && memories.is_file()).then(|| {
         format!(
             "memoryos import --users {} --memories {} --data-dir {}",
-            users.display(),
-            memories.display(),
-            data_dir.display()
+            quoted(&users),
+            quoted(&memories),
+            quoted(data_dir)
         )
     })
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ImportFailure> {
@@ -577,6 +587,8 @@ mod tests {
             command.ends_with("memory.json --data-dir ./data"),
             "{command}"
         );
+        let command = command_for(folder.path(), Path::new("my data's")).unwrap();
+        assert!(command.ends_with(r"--data-dir 'my data'\''s'"), "{command}");
     }
 
     #[test]

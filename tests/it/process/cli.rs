@@ -79,6 +79,7 @@ fn a_wrong_setting_ends_with_2_and_is_named() {
         (&[], &[("SIGNUP_PLANS", "Gold")], "SIGNUP_PLANS"),
         (&["--port", "70000"], &[], "--port"),
         (&[], &[("PORT", "http")], "--port"),
+        (&[], &[("RUST_LOG", "verbose")], "RUST_LOG"),
         (&["--host", "no.such.host.invalid"], &[], "--host"),
         (&["--host", "256.1.1.1"], &[], "--host"),
         (&[], &[("HOST", "")], "HOST"),
