@@ -21,13 +21,6 @@ pub enum Failure {
     AdminDisabled,
     /// The caller may not do this; says what it may.
     PermissionDenied(&'static str),
-    /// A field or query parameter has a value that it cannot have.
-    InvalidField {
-        /// Its name.
-        field: String,
-        /// What must be, as a sentence.
-        problem: String,
-    },
     /// The admin did not say for whom a key is.
     OwnerRequired,
     /// The body is no memory.

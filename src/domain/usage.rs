@@ -619,7 +619,9 @@ mod tests {
         );
         assert_eq!(usage.used, used);
         usage.settle(|op| op == 1);
-        assert!(usage.begin_delete(1, MemoryId::new(1, 1), at(1)).is_ok());
+        let delete = usage.begin_delete(1, MemoryId::new(1, 1), at(1)).unwrap();
+        assert_eq!(delete.kind, IntentKind::Delete);
+        assert_eq!(usage.intents.len(), INTENTS_MAX);
     }
 
     #[test]

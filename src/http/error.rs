@@ -308,7 +308,6 @@ impl From<Failure> for ApiError {
             | Failure::AdminRequired
             | Failure::AdminDisabled
             | Failure::PermissionDenied(_) => of_credentials(&failure),
-            Failure::InvalidField { field, problem } => Self::field(&field, problem),
             Failure::OwnerRequired => Self::new(
                 Code::InvalidField,
                 "Email required when admin creates API key",

@@ -326,11 +326,8 @@ impl Inner {
             json: &added.entry,
         };
         self.write_memory(add.account, intent.memory, head)?;
-        self.stats.apply(
-            add.account,
-            intent.memory,
-            &Delta::added(&head_facets(add.memory)),
-        );
+        self.stats
+            .apply(add.account, &Delta::added(&head_facets(add.memory)));
         self.totals.memories.fetch_add(1, Ordering::Relaxed);
         self.locks.mark_done(add.account, intent.op);
         steps.complete();
@@ -393,7 +390,7 @@ impl Inner {
         if old.pieces > 0 {
             pieces::remove_others(&self.trees.pieces, Owner::memory(key), Some(intent.op))?;
         }
-        self.stats.apply(account, id, &delta);
+        self.stats.apply(account, &delta);
         self.locks.mark_done(account, intent.op);
         steps.complete();
         Ok((Changed { entry, balance }, stats_due))
@@ -443,7 +440,7 @@ impl Inner {
             self.journal(account, intent.op, intent.memory, &delta)?;
             self.trees.memories.remove(key)?;
             self.trees.memories.contains_key(key)?; // as in `pieces::put`
-            self.stats.apply(account, intent.memory, &delta);
+            self.stats.apply(account, &delta);
         }
         pieces::remove_others(&self.trees.pieces, Owner::memory(key), None)
     }

@@ -200,7 +200,7 @@ impl Cache {
     }
 
     /// Keeps the counts of an account up with a write, if they are in memory.
-    pub(super) fn apply(&self, account: AccountKey, _id: MemoryId, delta: &Delta) {
+    pub(super) fn apply(&self, account: AccountKey, delta: &Delta) {
         if let Some(cached) = lock(&self.accounts).peek_mut(&account) {
             cached.counts.apply(delta);
         }
