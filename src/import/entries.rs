@@ -98,7 +98,7 @@ impl Entry {
 
 /// Writes a JSON text as a client would send it: without insignificant space, and characters as
 /// themselves, where the old program wrote one field a line and `\u00e9` for é.
-fn normalised(json: &str) -> String {
+pub(super) fn normalised(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
     while let Some((before, from)) = rest.find('"').and_then(|at| rest.split_at_checked(at)) {

@@ -34,9 +34,9 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    let (record, _) =
-        bincode::serde::decode_from_slice(unversioned(bytes)?, config()).map_err(undecodable)?;
-    Ok(record)
+    let body = unversioned(bytes)?;
+    let read = bincode::serde::decode_from_slice(body, config()).map_err(undecodable)?;
+    whole(read, body)
 }
 
 /// Returns the record that the bytes are, its texts borrowed from them.
@@ -45,22 +45,36 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError>
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
-    let (record, _) = bincode::serde::borrow_decode_from_slice(unversioned(bytes)?, config())
-        .map_err(undecodable)?;
-    Ok(record)
+    let body = unversioned(bytes)?;
+    let read = bincode::serde::borrow_decode_from_slice(body, config()).map_err(undecodable)?;
+    whole(read, body)
 }
 
 /// As [`decode`], for values put together from pieces, which may be large.
 pub(crate) fn decode_long<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    bincode::serde::decode_from_slice(bytes, bincode::config::standard())
-        .map(|(record, _)| record)
-        .map_err(undecodable)
+    // All that pieces can hold, for the same reason as in `config`.
+    let config = bincode::config::standard().with_limit::<{ 65_536 * VALUE_BYTES_MAX }>();
+    whole(
+        bincode::serde::decode_from_slice(bytes, config).map_err(undecodable)?,
+        bytes,
+    )
 }
 
 /// As [`encode`], without a version and a limit: the bytes are kept in pieces.
 pub(crate) fn encode_long<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
     bincode::serde::encode_to_vec(record, bincode::config::standard())
         .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))
+}
+
+/// Refuses a record with something behind it: it is not what was written.
+fn whole<T>((record, read): (T, usize), bytes: &[u8]) -> Result<T, StoreError> {
+    match bytes.len().checked_sub(read) {
+        Some(0) => Ok(record),
+        rest => Err(StoreError::Corrupt(format!(
+            "a record has {} bytes too many",
+            rest.unwrap_or_default()
+        ))),
+    }
 }
 
 /// A damaged length must not make the decoder allocate more than a record can hold.
@@ -109,6 +123,9 @@ mod tests {
         let error = decode::<(u64, String)>(&newer).unwrap_err();
         assert!(error.to_string().contains("unknown version 2"), "{error}");
         assert!(decode::<u64>(&[]).is_err());
+        let longer = [&bytes[..], &[0]].concat();
+        let error = decode::<(u64, String)>(&longer).unwrap_err();
+        assert!(error.to_string().contains("1 bytes too many"), "{error}");
     }
 
     #[test]
