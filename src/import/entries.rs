@@ -102,7 +102,7 @@ pub(super) fn normalised(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
     while let Some((before, from)) = rest.find('"').and_then(|at| rest.split_at_checked(at)) {
-        out.extend(before.chars().filter(|c| !c.is_ascii_whitespace()));
+        out.extend(before.chars().filter(|c| !is_json_space(*c)));
         let (literal, after) = from
             .split_at_checked(literal_bytes(from))
             .unwrap_or((from, ""));
@@ -115,8 +115,13 @@ pub(super) fn normalised(json: &str) -> String {
         }
         rest = after;
     }
-    out.extend(rest.chars().filter(|c| !c.is_ascii_whitespace()));
+    out.extend(rest.chars().filter(|c| !is_json_space(*c)));
     out
+}
+
+/// Says whether a character is insignificant between the tokens of JSON. A form feed is not.
+const fn is_json_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 
 /// Returns how many bytes the string has that a JSON text starts with, its quotes included.
