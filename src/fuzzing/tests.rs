@@ -10,12 +10,12 @@ use super::{TARGETS, run};
 
 /// Inputs a target in `cargo test`; `FUZZ_ROUNDS` for more.
 const ROUNDS: [(&str, u32); 6] = [
-    ("credentials", 6_000),
-    ("paths", 1_500),
-    ("query", 500),
-    ("memory_body", 8_000),
-    ("import_files", 2_500),
-    ("stored_records", 40_000),
+    ("credentials", 20_000),
+    ("paths", 5_000),
+    ("query", 1_500),
+    ("memory_body", 20_000),
+    ("import_files", 5_000),
+    ("stored_records", 80_000),
 ];
 /// Longest input: beyond it nothing new comes.
 const BYTES_MAX: usize = 4_096;

@@ -128,9 +128,9 @@ fn usage_obeys(usage: Usage) -> Outcome {
         match usage.begin_add(key_no, MemoryId::new(NOW.millis(), 7), 2, None, now) {
             Ok((intent, _)) => {
                 usage.undo(&intent);
-                // At the end of what a counter holds it stays.
+                // At the end of what a counter holds it stays, and no two writes have one number.
                 let counts =
-                    usage.held < u64::MAX && usage.intents.iter().all(|i| i.op != intent.op);
+                    usage.held < u64::MAX && rolled.intents.iter().all(|i| i.op != intent.op);
                 ensure!(
                     !counts || (spent(&usage) == spent(&rolled) && usage.intents == rolled.intents),
                     "an add that was undone leaves a trace"
