@@ -16,6 +16,7 @@
 mod cli;
 mod crash;
 mod durable;
+mod hostile;
 mod secrecy;
 mod storm;
 
