@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use memoryos::http::ENDPOINTS;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -49,43 +50,9 @@ struct Tally {
     cut: AtomicU64,
 }
 
-const METHODS: [&str; 16] = [
-    "GET",
-    "GET",
-    "GET",
-    "POST",
-    "POST",
-    "PATCH",
-    "DELETE",
-    "PUT",
-    "HEAD",
-    "OPTIONS",
-    "CONNECT",
-    "TRACE",
-    "BREW",
-    "get",
-    "P\u{e4}TCH",
+const METHODS: [&str; 12] = [
+    "GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS", "CONNECT", "TRACE", "BREW", "get",
     "PRI",
-];
-
-const ROUTES: [&str; 17] = [
-    "/",
-    "/health",
-    "/openapi.json",
-    "/signup",
-    "/login",
-    "/credits",
-    "/apikey/new",
-    "/apikey/list",
-    "/apikey/{}",
-    "/memory",
-    "/memory",
-    "/memory/{}",
-    "/stats",
-    "/gpt-status",
-    "/admin/users",
-    "/admin/user/{}/plan",
-    "/admin/sync-memory-counts",
 ];
 
 const BITS: [&str; 22] = [
@@ -113,7 +80,7 @@ const BITS: [&str; 22] = [
     "#x",
 ];
 
-fn path(target: &Target, rng: &mut StdRng) -> String {
+fn path(target: &Target, route: &str, rng: &mut StdRng) -> String {
     let name = match rng.random_range(0..9) {
         0 => target.memory_id.clone(),
         1 => target.key_id.clone(),
@@ -124,8 +91,8 @@ fn path(target: &Target, rng: &mut StdRng) -> String {
         6 => "hostile%40example.com".to_owned(),
         _ => BITS.choose(rng).unwrap().repeat(rng.random_range(1..4)),
     };
-    let mut path = ROUTES.choose(rng).unwrap().replace("{}", &name);
-    match rng.random_range(0..12) {
+    let mut path = route.replace("{key}", &name).replace("{id}", &name);
+    match rng.random_range(0..40) {
         0 => path.push('/'),
         1 => path.insert_str(0, BITS.choose(rng).unwrap()),
         2 => {
@@ -179,7 +146,7 @@ fn body(target: &Target, rng: &mut StdRng) -> Vec<u8> {
         5 => format!("{{\"score\":1e{}}}", rng.random_range(0..4_000)).into_bytes(),
         6 => format!("{{\"n\":{}}}", "9".repeat(rng.random_range(1..3_000))).into_bytes(),
         7 => b"{\"topic\":\"\xff\xfe\"}".to_vec(),
-        8 => vec![b'{'; rng.random_range(1..70_000)],
+        8 => vec![b'{'; rng.random_range(1..80_000)],
         9 => format!("{{\"{}\":1}}", "n".repeat(rng.random_range(1..60_000))).into_bytes(),
         10 => format!("{{\"api_key\":\"{}\"}}", target.stray).into_bytes(),
         11 => br#"{"topic":"a","\u0074opic":"b","x":"\ud800"}"#.to_vec(),
@@ -269,26 +236,29 @@ const ODDITIES: [&str; 34] = [
 /// The bytes of one request.
 fn request(target: &Target, rng: &mut StdRng) -> Vec<u8> {
     let mut out = Vec::new();
-    let version = ["HTTP/1.1"; 20]
-        .iter()
-        .chain(&["HTTP/1.0", "HTTP/1.2", "HTTP/3", "http/1.1", ""])
-        .copied()
-        .collect::<Vec<_>>();
-    let method = METHODS.choose(rng).unwrap();
-    let line = format!(
-        "{method} {} {}\r\n",
-        path(target, rng),
-        version.choose(rng).unwrap()
-    );
+    let endpoint = ENDPOINTS.choose(rng).unwrap();
+    let method = match rng.random_range(0..6) {
+        0 => METHODS.choose(rng).unwrap(),
+        _ => endpoint.method.as_str(),
+    };
+    let version = match rng.random_range(0..60) {
+        0 => ["HTTP/1.2", "HTTP/3", "http/1.1", "", "\u{e4}"]
+            .choose(rng)
+            .unwrap(),
+        1..=3 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    };
+    let path = path(target, endpoint.path, rng);
+    let line = format!("{method} {path} {version}\r\n");
     out.extend(line.into_bytes());
     if rng.random_range(0..30) > 0 {
         out.extend(b"Host: localhost\r\n");
     }
     let mut headers = credential(target, rng);
-    for _ in 0..rng.random_range(0..3) {
+    for _ in 0..rng.random_range(-3..3) {
         headers.push((*ODDITIES.choose(rng).unwrap()).to_owned());
     }
-    match rng.random_range(0..80) {
+    match rng.random_range(0..120) {
         0 => headers.extend((0..rng.random_range(1..400)).map(|n| format!("X-H{n}: v"))),
         1 => headers.push(format!(
             "X-Big: {}",
@@ -306,22 +276,22 @@ fn request(target: &Target, rng: &mut StdRng) -> Vec<u8> {
         out.extend(header.into_bytes());
         out.extend(b"\r\n");
     }
-    if rng.random_range(0..20) == 0 {
+    if rng.random_range(0..60) == 0 {
         out.extend(b"X-Bytes: \xff\xc3\x28\r\n");
     }
     let body = body(target, rng);
-    match rng.random_range(0..20) {
-        0 => {
+    match rng.random_range(0..40) {
+        0..=3 => {
             out.extend(b"Transfer-Encoding: chunked\r\n\r\n");
             chunks(&body, rng, &mut out);
         }
-        1 => {
+        4 => {
             // Says another length than it has: what follows is cut off or is the next request.
             let said = rng.random_range(0..body.len() + 9);
             out.extend(format!("Content-Length: {said}\r\n\r\n").into_bytes());
             out.extend(&body);
         }
-        2 => {
+        5 => {
             let twice = format!(
                 "Content-Length: {}\r\nContent-Length: 0\r\n\r\n",
                 body.len()
@@ -329,18 +299,18 @@ fn request(target: &Target, rng: &mut StdRng) -> Vec<u8> {
             out.extend(twice.into_bytes());
             out.extend(&body);
         }
-        3 => {
+        6 => {
             out.extend(b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n");
             chunks(&body, rng, &mut out);
         }
-        4 => out.extend(b"Content-Length: 99999999999999999999999\r\n\r\n"),
+        7 => out.extend(b"Content-Length: 99999999999999999999999\r\n\r\n"),
         _ if body.is_empty() => out.extend(b"\r\n"),
         _ => {
             out.extend(format!("Content-Length: {}\r\n\r\n", body.len()).into_bytes());
             out.extend(&body);
         }
     }
-    if rng.random_range(0..60) == 0 {
+    if rng.random_range(0..100) == 0 {
         let at = rng.random_range(0..out.len());
         out[at] = rng.random();
     }
