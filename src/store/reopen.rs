@@ -98,3 +98,6 @@ impl Store {
         old
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@
 mod cli;
 mod crash;
 mod durable;
+mod faults;
 mod secrecy;
 mod storm;
 
