@@ -18,6 +18,7 @@ mod crash;
 mod durable;
 mod faults;
 mod secrecy;
+mod soak;
 mod storm;
 
 use std::io::{BufRead, BufReader, Write};
