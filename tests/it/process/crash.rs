@@ -1130,7 +1130,7 @@ fn restart(data: &Path, workers: usize) -> (Process, Duration) {
     (process, took)
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 

@@ -16,8 +16,10 @@
 mod cli;
 mod crash;
 mod durable;
+mod faults;
 mod hostile;
 mod secrecy;
+mod soak;
 mod storm;
 
 use std::io::{BufRead, BufReader, Write};
