@@ -28,6 +28,9 @@ pub(crate) struct Entry {
 impl Entry {
     /// Opens an entry as it stands in the file. An error says what the contract refuses.
     pub(super) fn open(raw: &str, redactor: &Redactor) -> Result<Self, String> {
+        // As it stands: without its spaces `t rue` would be a word, and `1 5` another number.
+        serde_json::from_str::<serde::de::IgnoredAny>(raw)
+            .map_err(|error| format!("it is not valid JSON: {error}"))?;
         let text = normalised(raw);
         let parse = |text: &str| {
             Object::parse(text.as_bytes()).map_err(|error| match error {
@@ -214,6 +217,9 @@ mod tests {
             check(time).unwrap().0.topic
         );
         assert!(error(&deep(17)).contains("16 levels"));
+        for broken in [r#", "score": 1 5"#, ", \"score\":\u{c} 15"] {
+            assert!(open(&entry(broken)).is_err_and(|error| error.starts_with("it is not valid")));
+        }
         assert_eq!(
             open("[1]").map(drop),
             Err("it is no JSON object".to_owned())
