@@ -1,7 +1,7 @@
 //! What must hold for any bytes that come from outside: one function for each place where they come in.
 //!
 //! Each takes bytes, does with them what the service would, and returns what does not hold. `cargo fuzz`
-//! runs them (`fuzz/`), and so do plain tests, over the committed corpora and over random changes of
+//! runs them (`fuzz/README.md`), and so do plain tests, over the committed corpora and over random changes of
 //! them. Built for these two only: the program that is shipped has none of it.
 
 #[cfg(test)]
