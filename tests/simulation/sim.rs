@@ -162,7 +162,7 @@ impl Sim {
     /// Makes the accounts and brings half of them to where it becomes narrow.
     async fn steer(&mut self) -> Step {
         let accounts = 4 + self.random.below(5);
-        let big = self.random.chance(15);
+        let (big, keys) = (self.random.chance(12), self.random.chance(35));
         for n in 0..accounts {
             let email = self
                 .random
