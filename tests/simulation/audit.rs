@@ -21,11 +21,22 @@ pub(crate) fn same<T: PartialEq + Debug>(
     if found == expected {
         return Ok(());
     }
-    let short = |value: &T| format!("{value:?}").chars().take(1_500).collect::<String>();
+    let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
+    let pairs = found.chars().zip(expected.chars());
+    let equal = pairs.take_while(|(a, b)| a == b).count();
+    // Long ones are shown from a little before the place where they part.
+    let short = |text: &str| {
+        let part: String = text
+            .chars()
+            .skip(equal.saturating_sub(300))
+            .take(700)
+            .collect();
+        part
+    };
     Err(format!(
         "{what}: found\n    {}\n  expected\n    {}",
-        short(found),
-        short(expected)
+        short(&found),
+        short(&expected)
     ))
 }
 
@@ -107,8 +118,10 @@ pub(crate) fn stats(account: &Account) -> Stats {
     stats
 }
 
-/// Compares all of it. The error says where they differ first.
-pub(crate) async fn audit(store: &Store, model: &Model, now: Micros) -> Result<(), String> {
+/// Compares all of it, as it is stored: at a time before all others no cycle is entered by looking. The
+/// error says where they differ first.
+pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
+    let now = Micros::MIN;
     let failed = |error: memoryos::store::StoreError| format!("a read failed: {error}");
     let found = store.accounts_after(None, usize::MAX).map_err(failed)?;
     let found: BTreeSet<_> = found.into_iter().collect();

@@ -71,11 +71,11 @@ fn run(seed: u64) -> Result<Figures, String> {
         }
     };
     let history: Vec<&str> = sim.history.iter().map(String::as_str).collect();
+    let (step, history) = (sim.step, history.join("\n"));
+    let directory = sim.keep();
     Err(format!(
-        "\nSEED {seed}, step {}: {what}\nthe last operations, the failed one last:\n{}\nagain: \
-         SIM_SEED={seed} cargo test --test simulation\n",
-        sim.step,
-        history.join("\n")
+        "\nSEED {seed}, step {step}: {what}\nthe last operations, the failed one last:\n{history}\nits data \
+         directory: {directory}\nagain: SIM_SEED={seed} cargo test --test simulation\n"
     ))
 }
 
@@ -121,7 +121,7 @@ fn the_service_does_what_the_model_does() {
     let operations: u64 = figures.operations.values().sum();
     say(&format!(
         "simulation: {seeds} seeds from {first}, {operations} operations in {:.0?}, {} failed\n\
-         operations {:?}\nanswers {:?}\nreopened {}, crashes {} ({} torn writes: {:?}), writes settled on \
+         operations {:?}\nanswers {:?}\nreopened {}, crashes {} ({} torn writes, {} torn recoveries: {:?}), writes settled on \
          open {}, reads' debits lost {}, cycles begun {}",
         started.elapsed(),
         failures.len(),
@@ -130,6 +130,7 @@ fn the_service_does_what_the_model_does() {
         figures.reopened,
         figures.crashes,
         figures.torn,
+        figures.recoveries,
         figures.outcomes,
         figures.settled,
         figures.debits_lost,

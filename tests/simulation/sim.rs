@@ -42,6 +42,8 @@ pub(crate) struct Figures {
     pub reopened: u64,
     pub crashes: u64,
     pub torn: u64,
+    /// Crashes in the middle of the recovery from another.
+    pub recoveries: u64,
     /// What was found after a crash in the middle of an operation.
     pub outcomes: BTreeMap<&'static str, u64>,
     pub debits_lost: u64,
@@ -62,6 +64,7 @@ impl Figures {
         self.reopened += other.reopened;
         self.crashes += other.crashes;
         self.torn += other.torn;
+        self.recoveries += other.recoveries;
         self.debits_lost += other.debits_lost;
         self.settled += other.settled;
         self.cycles += other.cycles;
@@ -251,6 +254,14 @@ impl Sim {
         .await
     }
 
+    /// Keeps the directory of a run that failed, and says where it is.
+    pub(crate) fn keep(self) -> String {
+        let directory = self.directory();
+        drop(self.service);
+        drop(self.home.keep());
+        directory.display().to_string()
+    }
+
     fn app(&self) -> &App {
         &self.service.as_ref().unwrap().0
     }
@@ -310,7 +321,7 @@ impl Sim {
         self.open().await?;
         self.figures.reopened += 1;
         self.unflushed.clear();
-        audit(self.store(), &self.model, self.now).await?;
+        audit(self.store(), &self.model).await?;
         self.totals()
     }
 
@@ -330,13 +341,15 @@ impl Sim {
         image.write(&self.directory());
         self.service = None;
         self.open().await?;
-        // A crash right after the recovery finds the same.
-        if self.random.chance(10) {
-            let image = Image::of(&self.directory());
+        // A crash in the middle of the recovery, or right after it, finds the same.
+        if self.random.chance(20) {
+            let recovered = Image::of(&self.directory());
+            let (again, ..) = image.torn(&recovered, &mut self.random);
             self.service = None;
             self.generation += 1;
-            image.write(&self.directory());
+            again.write(&self.directory());
             self.open().await?;
+            self.figures.recoveries += 1;
         }
         self.figures.crashes += 1;
         drop(std::fs::remove_dir_all(old));
@@ -345,7 +358,7 @@ impl Sim {
             let what = candidate.what;
             let mut lost = 0;
             loop {
-                match audit(self.store(), &candidate.model, self.now).await {
+                match audit(self.store(), &candidate.model).await {
                     Ok(()) => {
                         *self.figures.outcomes.entry(what).or_default() += 1;
                         self.figures.debits_lost += lost;
