@@ -16,7 +16,9 @@
 mod cli;
 mod crash;
 mod durable;
+mod faults;
 mod secrecy;
+mod soak;
 mod storm;
 
 use std::io::{BufRead, BufReader, Write};
