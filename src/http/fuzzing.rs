@@ -55,8 +55,7 @@ fn make() -> Result<Fixture, String> {
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let name = format!("memoryos-fuzz-{}", std::process::id());
-    let directory = std::env::temp_dir().join(name);
+    let directory = new_directory();
     let cache_bytes = 8 << 20;
     let options = Options {
         cache_bytes,
@@ -103,6 +102,24 @@ fn make() -> Result<Fixture, String> {
         runtime,
         principal,
     })
+}
+
+/// Returns a directory of this process's. Nothing is left of a static at a process's end, so the next one
+/// removes what others have left.
+fn new_directory() -> std::path::PathBuf {
+    const PREFIX: &str = "memoryos-fuzz-";
+    let own = std::process::id().to_string();
+    let all = std::env::temp_dir();
+    for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX))
+            && (pid == own || !std::path::Path::new("/proc").join(pid).exists())
+        {
+            // Another process may be doing the same.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    all.join(format!("{PREFIX}{own}"))
 }
 
 /// The credential headers: lines `name: value`. Who calls follows from them, and nobody calls as someone
