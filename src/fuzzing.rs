@@ -10,8 +10,11 @@ mod tests;
 /// What did not hold, as a sentence for whoever mends it.
 pub type Outcome = Result<(), String>;
 
+/// Something that bytes are given to, and its name.
+pub type Target = (&'static str, fn(&[u8]) -> Outcome);
+
 /// Every target: its name, which is that of its corpus, and its function.
-pub const TARGETS: [(&str, fn(&[u8]) -> Outcome); 6] = [
+pub const TARGETS: [Target; 6] = [
     ("credentials", crate::http::fuzzing::credentials),
     ("paths", crate::http::fuzzing::paths),
     ("query", crate::http::fuzzing::query),
