@@ -34,27 +34,24 @@ pub(crate) fn stored_records(bytes: &[u8]) -> Outcome {
         1 => owned::<KeyRecord>(bytes),
         2 => {
             owned::<Usage>(bytes)?;
-            decode::<Usage>(bytes).map_or(Ok(()), usage_obeys)
+            decode::<Usage>(bytes).map_or(Ok(()), |usage| usage_obeys(&usage))
         }
         3 => again(
             decode_borrowed::<MemoryHead<'_>>(bytes),
             bytes,
-            |head| encode(head),
+            encode,
             |bytes| encode(&decode_borrowed::<MemoryHead<'_>>(bytes)?),
         ),
         4 => again(
             decode_borrowed::<ReplayRecord<'_>>(bytes),
             bytes,
-            |record| encode(record),
+            encode,
             |bytes| encode(&decode_borrowed::<ReplayRecord<'_>>(bytes)?),
         ),
         5 => owned::<StatsHead>(bytes),
-        6 => again(
-            decode_long::<Counts>(bytes),
-            bytes,
-            |counts| encode_long(counts),
-            |bytes| encode_long(&decode_long::<Counts>(bytes)?),
-        ),
+        6 => again(decode_long::<Counts>(bytes), bytes, encode_long, |bytes| {
+            encode_long(&decode_long::<Counts>(bytes)?)
+        }),
         7 => owned::<Delta>(bytes),
         8 => owned::<KeyIntent>(bytes),
         9 => owned::<AccountKey>(bytes),
@@ -63,12 +60,9 @@ pub(crate) fn stored_records(bytes: &[u8]) -> Outcome {
 }
 
 fn owned<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Outcome {
-    again(
-        decode::<T>(bytes),
-        bytes,
-        |record| encode(record),
-        |bytes| encode(&decode::<T>(bytes)?),
-    )
+    again(decode::<T>(bytes), bytes, encode, |bytes| {
+        encode(&decode::<T>(bytes)?)
+    })
 }
 
 /// Checks that what was read is written, and that what was written is read and written as the same.
@@ -103,7 +97,7 @@ fn again<T>(
 }
 
 /// Does with a record of usage what requests do.
-fn usage_obeys(usage: Usage) -> Outcome {
+fn usage_obeys(usage: &Usage) -> Outcome {
     let key_no = usage.shares.first().map_or(1, |share| share.key_no);
     let spent = |usage: &Usage| (usage.used, usage.held);
     for now in [

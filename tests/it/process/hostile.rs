@@ -105,7 +105,7 @@ fn path(target: &Target, route: &str, rng: &mut StdRng) -> String {
         }
         3 => path.insert_str(0, "http://localhost"),
         4 => path = path.to_uppercase(),
-        5 => path = "example.com:443".to_owned(),
+        5 => path = String::from("example.com:443"),
         _ => {}
     }
     for _ in 0..rng.random_range(0..3) {
@@ -626,9 +626,10 @@ fn number(name: &str) -> Option<u64> {
 fn storm_until(process: &Process, target: &Target, tally: &Tally, until: u64, seed: u64) {
     std::thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS)
-            .map(|n| {
+            .zip(1u64..)
+            .map(|(_, n)| {
                 scope.spawn(move || {
-                    let mut rng = StdRng::seed_from_u64(seed ^ (until << 8) ^ n as u64);
+                    let mut rng = StdRng::seed_from_u64(seed ^ (until << 8) ^ n);
                     for _ in 0..20 {
                         speak_http2(target, &mut rng);
                     }
