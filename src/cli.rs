@@ -129,7 +129,7 @@ fn check(data: &DataArgs) -> ExitCode {
                     opened.settled
                 );
             }
-            store.check()
+            store.check(&|_| ())
         }
         Err(error) => return fail(EXIT_FAILURE, &error),
     };

@@ -18,6 +18,7 @@ mod locks;
 mod memories;
 mod pieces;
 mod recovery;
+mod repair;
 mod replays;
 mod schema;
 mod stats;
@@ -30,7 +31,7 @@ mod usage;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -42,7 +43,7 @@ pub use bulk::{
     Built, Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, NewTarget, Target, TargetError,
     target,
 };
-pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
+pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progress};
 pub use directory::{FORMAT, FileSystem};
 pub use error::{OpenError, StoreError};
 pub use keys::{
@@ -58,6 +59,7 @@ pub use usage::Debited;
 use committer::Committer;
 use directory::DataDirectory;
 use locks::AccountLocks;
+use recovery::OnDamage;
 use schema::Trees;
 use swap::SwapError;
 
@@ -111,6 +113,8 @@ struct Inner {
     /// Idempotency keys of requests that are being answered.
     in_flight: Mutex<HashSet<[u8; 32]>>,
     waiting_writes: Semaphore,
+    /// Whether a check runs beside writes.
+    checking: AtomicBool,
     /// See [`Options::reserve_bytes`].
     reserve_bytes: AtomicU64,
     /// Last, so that the directory's lock is freed after the files are closed.
@@ -163,6 +167,24 @@ impl Store {
     ///
     /// [`OpenError`]; nothing in the directory was changed then, unless recovery itself failed.
     pub fn open(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(directory, options, OnDamage::Stop)
+    }
+
+    /// Opens the store as [`Self::open`] does, but passes over records that are damaged: what was under way
+    /// there is not settled. For a check and a repair; a service must not run on such a store.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_damaged(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(directory, options, OnDamage::PassOver)
+    }
+
+    fn open_with(
+        directory: &Path,
+        options: Options,
+        damage: OnDamage,
+    ) -> Result<(Self, Opened), OpenError> {
         let (directory, created) = DataDirectory::open(directory)?;
         let db = directory.open_database(options.cache_bytes)?;
         let damaged = |reason: String| OpenError::Damaged {
@@ -181,13 +203,16 @@ impl Store {
             totals: Totals::default(),
             in_flight: Mutex::default(),
             waiting_writes: Semaphore::new(options.waiting_writes_max),
+            checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),
             directory,
         };
-        let settled = inner.recover().map_err(|source| OpenError::Recovery {
-            path: inner.directory.display(),
-            source,
-        })?;
+        let settled = inner
+            .recover(damage)
+            .map_err(|source| OpenError::Recovery {
+                path: inner.directory.display(),
+                source,
+            })?;
         let opened = Opened {
             file_system: inner.directory.file_system(),
             settled,
@@ -236,6 +261,10 @@ impl Store {
     /// Fills the disk, as far as the store can tell, or empties it again.
     fn set_reserve(&self, bytes: u64) {
         self.0.reserve_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn trees(&self) -> Trees {
+        self.0.trees.clone()
     }
 }
 

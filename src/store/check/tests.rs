@@ -1,10 +1,18 @@
 //! A small store is sound; each damage is named.
 
 use super::*;
+use crate::domain::key::KeyId;
+use crate::domain::memory::MemoryId;
 use crate::domain::plan::Plan;
+use crate::domain::usage::Usage;
 use crate::store::Options;
-use crate::store::codec::encode;
-use crate::store::schema::{KeyIntent, memory_key, op_key, replay_key};
+use crate::store::codec::{decode_borrowed, encode};
+use crate::store::pieces::{self, Owner};
+use crate::store::schema::{
+    ActiveKey, KeyIntent, MemoryHead, account_key_key, memory_key, op_key, replay_key,
+    replay_time_key,
+};
+use crate::store::stats::Delta;
 use crate::store::testing::{NOW, add, change, new_key, sign_up};
 
 /// A small store with something of everything in it, opened anew, so that nothing is under way.
@@ -19,6 +27,7 @@ struct Fixture {
     keys: [(KeyHash, KeyId); 2],
     short: MemoryId,
     long: MemoryId,
+    newest: MemoryId,
 }
 
 impl Fixture {
@@ -51,7 +60,7 @@ impl Fixture {
             .await
             .unwrap();
         store.delete_memory(bo, 1, gone, NOW).await.unwrap();
-        add(&store, bo, 1, 6, 10).await;
+        let newest = add(&store, bo, 1, 6, 10).await;
         drop(store);
         let (store, opened) = Store::open(directory.path(), Options::default()).unwrap();
         assert_eq!(opened.settled, 0);
@@ -63,6 +72,7 @@ impl Fixture {
             keys,
             short,
             long,
+            newest,
         }
     }
 
@@ -78,7 +88,7 @@ impl Fixture {
             None => drop(tree.remove(key).unwrap()),
         };
         set(value.as_deref());
-        let report = self.store.check().unwrap();
+        let report = self.store.check(&|_| ()).unwrap();
         assert_eq!(report.is_sound(), report.problems.is_empty());
         set(old.as_deref());
         report.problems.iter().map(ToString::to_string).collect()
@@ -88,25 +98,25 @@ impl Fixture {
         let mut usage = self.store.0.usage(self.bo).unwrap();
         change(&mut usage);
         let bytes = Some(encode(&usage).unwrap());
-        self.damaged(&self.store.0.trees.usage, &self.bo.0, bytes)
+        self.damaged(&self.store.trees().usage, &self.bo.0, bytes)
     }
 
     fn with_user(&self, change: impl Fn(&mut AccountRecord)) -> Vec<String> {
         let mut record = self.store.0.account_record(self.bo).unwrap();
         change(&mut record);
         let bytes = Some(encode(&record).unwrap());
-        self.damaged(&self.store.0.trees.users, &self.bo.0, bytes)
+        self.damaged(&self.store.trees().users, &self.bo.0, bytes)
     }
 
     fn with_key(&self, hash: KeyHash, change: impl Fn(&mut KeyRecord)) -> Vec<String> {
         let mut record = self.store.0.key_record(&hash).unwrap().unwrap();
         change(&mut record);
         let bytes = Some(encode(&record).unwrap());
-        self.damaged(&self.store.0.trees.keys, &hash.0, bytes)
+        self.damaged(&self.store.trees().keys, &hash.0, bytes)
     }
 
     fn with_head(&self, id: MemoryId, change: impl Fn(&mut MemoryHead<'_>)) -> Vec<String> {
-        let (memories, key) = (&self.store.0.trees.memories, memory_key(self.bo, id));
+        let (memories, key) = (&self.store.trees().memories, memory_key(self.bo, id));
         let bytes = memories.get(key).unwrap().unwrap();
         let mut head: MemoryHead<'_> = decode_borrowed(&bytes).unwrap();
         change(&mut head);
@@ -118,10 +128,10 @@ impl Fixture {
 #[tokio::test]
 async fn what_the_operations_leave_is_sound() {
     let fixture = Fixture::make().await;
-    let report = fixture.store.check().unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     assert_eq!(report.to_string(), "2 accounts, 3 keys, 5 memories: sound");
     // The fixture has what the other tests damage.
-    let trees = &fixture.store.0.trees;
+    let trees = &fixture.store.trees();
     for tree in [
         &trees.pieces,
         &trees.stats,
@@ -145,7 +155,11 @@ async fn wrong_counters_are_named() {
     let found = fixture.with_usage(|usage| usage.used = usage.granted + 1);
     assert_eq!(
         found,
-        [format!("usage {bo}: 10001 credits used of 10000 granted")]
+        [
+            format!("usage {bo}: 10001 credits used of 10000 granted"),
+            format!("usage {bo}: 10001 credits used in the cycle, 18 ever"),
+            format!("usage {bo}: 10001 credits used, 18 ever, but its keys used 18, 18 ever"),
+        ]
     );
     let found = fixture.with_usage(|usage| usage.shares[0].held = 0);
     assert_eq!(
@@ -158,7 +172,10 @@ async fn wrong_counters_are_named() {
     assert_eq!(
         found,
         [
-            format!("usage {bo}: a memory is newer than the last one it gave"),
+            format!(
+                "usage {bo}: {} is newer than the last memory it gave",
+                fixture.newest
+            ),
             format!("stats {bo}: it counts writes that the account has not made"),
         ]
     );
@@ -173,8 +190,8 @@ async fn wrong_counters_are_named() {
     assert_eq!(
         found,
         [
-            format!("usage {bo}: it counts 4 memories, 5 are there"),
             format!("usage {bo}: 1 intents are left that opening should have settled"),
+            format!("usage {bo}: it counts 4 memories, 5 are there"),
             format!("usage {bo}: its key 1 counts 2 memories, 3 are there"),
         ]
     );
@@ -184,14 +201,14 @@ async fn wrong_counters_are_named() {
         found,
         [format!("keys {id}: it counts 9 memories, 2 are there")]
     );
-    assert!(fixture.store.check().unwrap().is_sound());
+    assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
 }
 
 /// Shows that accounts, names and usage which do not belong together are named.
 #[tokio::test]
 async fn accounts_that_do_not_fit_are_named() {
     let fixture = Fixture::make().await;
-    let (trees, bo) = (&fixture.store.0.trees, fixture.bo.anonymous_id());
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
     let al = fixture.al.anonymous_id();
     let name = b"bo@example.com".as_slice();
     let found = fixture.damaged(&trees.names, name, None);
@@ -259,7 +276,7 @@ async fn accounts_that_do_not_fit_are_named() {
 #[tokio::test]
 async fn keys_that_do_not_fit_are_named() {
     let fixture = Fixture::make().await;
-    let (trees, bo) = (&fixture.store.0.trees, fixture.bo.anonymous_id());
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
     let [(first, first_id), (second, second_id)] = &fixture.keys;
     let found = fixture.damaged(&trees.key_ids, first_id.as_str().as_bytes(), None);
     assert_eq!(
@@ -288,6 +305,7 @@ async fn keys_that_do_not_fit_are_named() {
         found,
         [
             format!("keys {second_id}: {missing}"),
+            format!("usage {bo}: 18 credits used, 18 ever, but its keys used 12, 12 ever"),
             format!("usage {bo}: 2 memories were stored with the key 2, which is not there"),
         ]
     );
@@ -328,9 +346,10 @@ async fn keys_that_do_not_fit_are_named() {
     let found = fixture.with_usage(|usage| usage.shares.clear());
     assert_eq!(
         found,
-        [format!(
-            "usage {bo}: it has shares of the keys [], active are [1]"
-        )]
+        [
+            format!("usage {bo}: 18 credits used, 18 ever, but its keys used 6, 6 ever"),
+            format!("usage {bo}: it has shares of the keys [], active are [1]"),
+        ]
     );
     let found = fixture.damaged(&trees.keys, &first.0, None);
     assert_eq!(
@@ -356,7 +375,7 @@ async fn keys_that_do_not_fit_are_named() {
 async fn memories_that_are_not_whole_are_named() {
     let fixture = Fixture::make().await;
     let (trees, bo, id) = (
-        &fixture.store.0.trees,
+        &fixture.store.trees(),
         fixture.bo.anonymous_id(),
         fixture.short,
     );
@@ -369,8 +388,34 @@ async fn memories_that_are_not_whole_are_named() {
         [format!("memories {bo} {id}: its JSON has another id")]
     );
     let found = fixture.with_head(id, |head| head.success = false);
-    let other = "its JSON has another category, type or success than its record";
-    assert_eq!(found.first(), Some(&format!("memories {bo} {id}: {other}")));
+    let other = "its JSON has another category, type, time or success than its record";
+    let names = "the saved aggregates come to 5 memories, a recount to 5, or they differ in names";
+    assert_eq!(
+        found,
+        [
+            format!("stats {bo}: {names}"),
+            format!("memories {bo} {id}: {other}"),
+        ]
+    );
+    for found in [
+        fixture.with_head(id, |head| head.timestamp = head.timestamp.plus_seconds(1)),
+        fixture.with_head(id, |head| {
+            head.json = head
+                .json
+                .replace("\"timestamp\":\"2026", "\"timestamp\":\"2027")
+                .leak()
+        }),
+    ] {
+        assert_eq!(found, [format!("memories {bo} {id}: {other}")]);
+    }
+    let found = fixture.with_head(id, |head| {
+        head.json = head
+            .json
+            .replace("\"key_id\":\"key_", "\"key_id\":\"key-")
+            .leak()
+    });
+    let another = "its JSON names another key than its record";
+    assert_eq!(found, [format!("memories {bo} {id}: {another}")]);
     let owner = Owner::memory(memory_key(fixture.bo, fixture.long));
     let mut long = trees.pieces.scan_prefix(owner.prefix()).keys();
     let piece = long.next().unwrap().unwrap();
@@ -416,7 +461,7 @@ async fn memories_that_are_not_whole_are_named() {
 #[tokio::test]
 async fn answers_and_aggregates_that_do_not_fit_are_named() {
     let fixture = Fixture::make().await;
-    let (trees, bo) = (&fixture.store.0.trees, fixture.bo.anonymous_id());
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
     let answer = replay_key(fixture.bo, [7; 16]);
     let name = format!("{bo} {}", "07".repeat(16));
     let found = fixture.damaged(&trees.replay_times, &replay_time_key(NOW, answer), None);
@@ -473,20 +518,24 @@ async fn answers_and_aggregates_that_do_not_fit_are_named() {
 #[tokio::test]
 async fn an_interrupted_snapshot_leaves_nothing() {
     let fixture = Fixture::make().await;
-    let pieces = &fixture.store.0.trees.pieces;
+    let pieces = &fixture.store.trees().pieces;
     for account in [fixture.bo, fixture.al] {
         pieces::write(pieces, Owner::stats(account.0), 99, &[0; 9_000]).unwrap();
     }
     let (bo, al) = (fixture.bo.anonymous_id(), fixture.al.anonymous_id());
-    let found = fixture.store.check().unwrap();
+    let found = fixture.store.check(&|_| ()).unwrap();
     let found: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
     let expected = [
         format!("pieces s {bo}: its owner names other pieces"),
         format!("pieces s {al}: its owner is not there"),
     ];
     assert_eq!(found, expected);
-    fixture.store.0.recover().unwrap();
-    let report = fixture.store.check().unwrap();
+    fixture
+        .store
+        .0
+        .recover(crate::store::OnDamage::Stop)
+        .unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     assert!(report.is_sound(), "{report}");
 }
 
@@ -497,7 +546,7 @@ async fn blobs_are_named_and_long_lists_are_cut() {
     let blobs = fixture.store.0.directory.database_path().join("blobs");
     std::fs::create_dir_all(&blobs).unwrap();
     std::fs::write(blobs.join("12"), "x").unwrap();
-    let report = fixture.store.check().unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     let [problem] = report.problems.as_slice() else {
         panic!("{report}");
     };
@@ -509,13 +558,12 @@ async fn blobs_are_named_and_long_lists_are_cut() {
     for n in 0..1_100u32 {
         fixture
             .store
-            .0
-            .trees
+            .trees()
             .key_ids
             .insert(n.to_be_bytes(), b"")
             .unwrap();
     }
-    let report = fixture.store.check().unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     assert_eq!(
         (report.problems.len(), report.problems_total),
         (PROBLEMS_LISTED_MAX, 1_100)
