@@ -69,6 +69,11 @@ pub struct ServeArgs {
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub drain_seconds: u32,
+    /// Free MiB of the disk at which writes stop (507) and reads go on, uncharged, until there is more;
+    /// 0 turns that off; at most 1048576.
+    #[arg(long, env = "MIN_FREE_MIB", default_value_t = 256, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub min_free_mib: u64,
 }
 
 /// Secrets, from the environment or a file only: a flag would show in the list of processes.
@@ -103,6 +108,10 @@ pub struct Config {
     pub idle: Duration,
     /// How long requests get to end at a stop.
     pub drain: Duration,
+    /// Free bytes of the data directory's disk at which writes stop; 0 for never.
+    pub min_free_bytes: u64,
+    /// See [`crate::store::Options::on_hung_disk`].
+    pub on_hung_disk: fn(),
     /// The secrets.
     pub secrets: Secrets,
 }
@@ -130,6 +139,8 @@ impl Config {
             connections_max: usize::try_from(args.connections_max).unwrap_or(4_096),
             idle: Duration::from_secs(args.idle_seconds.into()),
             drain: Duration::from_secs(args.drain_seconds.into()),
+            min_free_bytes: args.min_free_mib << 20,
+            on_hung_disk: || {},
             secrets,
         })
     }
@@ -319,6 +330,8 @@ mod tests {
             connections_max: 0,
             idle: Duration::ZERO,
             drain: Duration::ZERO,
+            min_free_bytes: 0,
+            on_hung_disk: || {},
             secrets: Secrets {
                 admin_key: admin_key.map(Secret::new),
                 api_key: None,

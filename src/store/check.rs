@@ -160,7 +160,7 @@ impl Store {
     ///
     /// On a thread of an async runtime, if a write is under way; see [`Self::check_beside_writes`].
     pub fn check(&self, progress: &dyn Fn(Progress)) -> Result<CheckReport, StoreError> {
-        Check::new(&self.0, progress, None).run()
+        Check::new(&*self.inner()?, progress, None).run()
     }
 
     /// Checks as [`Self::check`] does, on a thread of its own, and one at a time. Dropped, it stops.
@@ -169,7 +169,7 @@ impl Store {
     ///
     /// [`CheckRefusal`].
     pub async fn check_beside_writes(&self) -> Result<CheckReport, CheckRefusal> {
-        let running = Running::begin(Arc::clone(&self.0)).ok_or(CheckRefusal::InProgress)?;
+        let running = Running::begin(self.inner()?).ok_or(CheckRefusal::InProgress)?;
         let stopped = Arc::new(AtomicBool::new(false));
         let _stop = StopOnDrop(Arc::clone(&stopped));
         let task = tokio::task::spawn_blocking(move || {

@@ -44,10 +44,8 @@ impl Store {
         repaired: &mut dyn FnMut(&Problem),
         progress: &dyn Fn(Progress),
     ) -> Result<u64, StoreError> {
-        let inner = &self.0;
-        if !inner.takes_writes() {
-            return Err(StoreError::Unavailable);
-        }
+        let inner = &*self.inner()?;
+        inner.takes_writes()?;
         let mut repair = Repair {
             inner,
             repaired,

@@ -45,13 +45,14 @@ impl Fixture {
         let grows = add(&store, bo, 2, 4, 10).await;
         let shrinks = add(&store, bo, 2, 5, 30_000).await;
         store
-            .0
+            .inner()
+            .unwrap()
             .swap_usage::<_, std::convert::Infallible>(bo, |usage| {
                 usage.stats_due = 0;
                 Ok(())
             })
             .unwrap();
-        store.0.save_stats(bo).unwrap();
+        store.inner().unwrap().save_stats(bo).unwrap();
         change(&store, bo, long, 20_000).await;
         change(&store, bo, grows, 30_000).await;
         change(&store, bo, shrinks, 10).await;
@@ -95,21 +96,27 @@ impl Fixture {
     }
 
     fn with_usage(&self, change: impl Fn(&mut Usage)) -> Vec<String> {
-        let mut usage = self.store.0.usage(self.bo).unwrap();
+        let mut usage = self.store.inner().unwrap().usage(self.bo).unwrap();
         change(&mut usage);
         let bytes = Some(encode(&usage).unwrap());
         self.damaged(&self.store.trees().usage, &self.bo.0, bytes)
     }
 
     fn with_user(&self, change: impl Fn(&mut AccountRecord)) -> Vec<String> {
-        let mut record = self.store.0.account_record(self.bo).unwrap();
+        let mut record = self.store.inner().unwrap().account_record(self.bo).unwrap();
         change(&mut record);
         let bytes = Some(encode(&record).unwrap());
         self.damaged(&self.store.trees().users, &self.bo.0, bytes)
     }
 
     fn with_key(&self, hash: KeyHash, change: impl Fn(&mut KeyRecord)) -> Vec<String> {
-        let mut record = self.store.0.key_record(&hash).unwrap().unwrap();
+        let mut record = self
+            .store
+            .inner()
+            .unwrap()
+            .key_record(&hash)
+            .unwrap()
+            .unwrap();
         change(&mut record);
         let bytes = Some(encode(&record).unwrap());
         self.damaged(&self.store.trees().keys, &hash.0, bytes)
@@ -530,11 +537,8 @@ async fn an_interrupted_snapshot_leaves_nothing() {
         format!("pieces s {al}: its owner is not there"),
     ];
     assert_eq!(found, expected);
-    fixture
-        .store
-        .0
-        .recover(crate::store::OnDamage::Stop)
-        .unwrap();
+    let inner = fixture.store.inner().unwrap();
+    inner.recover(crate::store::OnDamage::Stop).unwrap();
     let report = fixture.store.check(&|_| ()).unwrap();
     assert!(report.is_sound(), "{report}");
 }
@@ -543,7 +547,13 @@ async fn an_interrupted_snapshot_leaves_nothing() {
 #[tokio::test]
 async fn blobs_are_named_and_long_lists_are_cut() {
     let fixture = Fixture::make().await;
-    let blobs = fixture.store.0.directory.database_path().join("blobs");
+    let blobs = fixture
+        .store
+        .inner()
+        .unwrap()
+        .directory
+        .database_path()
+        .join("blobs");
     std::fs::create_dir_all(&blobs).unwrap();
     std::fs::write(blobs.join("12"), "x").unwrap();
     let report = fixture.store.check(&|_| ()).unwrap();

@@ -13,8 +13,9 @@ use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
 use memoryos::domain::time::Timestamp;
+use memoryos::server::EndError;
 use memoryos::server::StartError;
-use memoryos::store::{Store, StoreError};
+use memoryos::store::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -37,6 +38,7 @@ pub(crate) struct Options {
     pub signup_plans: Vec<Plan>,
     pub public_url: Option<&'static str>,
     pub body_bytes_max: usize,
+    pub min_free_bytes: u64,
     pub start: &'static str,
 }
 
@@ -49,6 +51,7 @@ impl Default for Options {
             signup_plans: Plan::ALL.to_vec(),
             public_url: None,
             body_bytes_max: 65_536,
+            min_free_bytes: 0,
             start: START,
         }
     }
@@ -63,7 +66,7 @@ pub(crate) struct Server {
     base: String,
     store: Option<Store>,
     stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<Result<(), StoreError>>>,
+    task: Option<JoinHandle<Result<(), EndError>>>,
 }
 
 /// Returns the instant that a text in RFC 3339 names.
@@ -107,6 +110,8 @@ impl Server {
             connections_max: 1_024,
             idle: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            min_free_bytes: options.min_free_bytes,
+            on_hung_disk: || {},
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
