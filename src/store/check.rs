@@ -478,4 +478,4 @@ pub(super) fn exact<const N: usize>(key: &[u8]) -> Result<[u8; N], StoreError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -61,6 +61,12 @@ impl AccountLocks {
         Some(lock.try_write().unwrap_or_else(|_| lock.blocking_write()))
     }
 
+    /// Says whether somebody waits for the account alone, while the caller shares it.
+    #[cfg(test)]
+    pub(super) fn is_waited_for(&self, account: AccountKey) -> bool {
+        self.stripe(account).unwrap().lock.try_read().is_err()
+    }
+
     /// Notes that a write is complete: the account's next swap drops its intent.
     pub(super) fn mark_done(&self, account: AccountKey, op: u64) {
         if let Some(stripe) = self.stripe(account) {

@@ -190,26 +190,33 @@ impl Repair<'_> {
         let by_no = self.strays("account_keys", &trees.account_keys, |key, record| {
             account_key_key(record.account, record.no) == key
         })?;
-        let hashes = |strays: &[Stray]| strays.iter().map(|s| s.hash).collect::<HashSet<_>>();
-        let (in_ids, in_numbers) = (hashes(&by_id), hashes(&by_no));
+        // Two entries that find one key of which there is no record, or one and the list of its account,
+        // are what is left of a lost key.
+        let lost = |strays: &[Stray]| {
+            let lost = strays.iter().filter(|stray| stray.is_lost);
+            lost.map(|stray| stray.hash).collect::<HashSet<_>>()
+        };
+        let (in_ids, in_numbers) = (lost(&by_id), lost(&by_no));
         for stray in &by_id {
-            // Two that find the same lost record are a lost record, not two strays.
             if !in_numbers.contains(&stray.hash) {
                 self.remove_stray("key_ids", &trees.key_ids, stray)?;
             }
         }
         for stray in &by_no {
-            let account = part(&stray.key, 0).map(AccountKey);
-            let record = account.map(|account| self.account_record(account));
-            let listed = record
-                .transpose()?
-                .flatten()
-                .is_some_and(|record| record.active.iter().any(|key| key.hash == stray.hash));
-            if !listed && !in_ids.contains(&stray.hash) {
+            if !in_ids.contains(&stray.hash) && !self.is_listed(stray)? {
                 self.remove_stray("account_keys", &trees.account_keys, stray)?;
             }
         }
         Ok(())
+    }
+
+    /// Says whether an account lists a key of which there is no record.
+    fn is_listed(&self, stray: &Stray) -> Result<bool, StoreError> {
+        let (true, Some(account)) = (stray.is_lost, part(&stray.key, 0).map(AccountKey)) else {
+            return Ok(false);
+        };
+        let record = self.account_record(account)?;
+        Ok(record.is_some_and(|record| record.active.iter().any(|key| key.hash == stray.hash)))
     }
 
     /// Writes what finds a key, unless another key has its place.
@@ -264,12 +271,13 @@ impl Repair<'_> {
             let Ok(hash) = decode::<KeyHash>(value) else {
                 return Ok(());
             };
-            let stray = Stray {
+            let stray = |is_lost| Stray {
                 key: key.to_vec(),
                 hash,
+                is_lost,
             };
             match repair.inner.trees.keys.get(hash.0)? {
-                None => strays.push(stray),
+                None => strays.push(stray(true)),
                 Some(bytes) => match decode::<KeyRecord>(&bytes) {
                     // Another entry finds it, and its account knows it by that.
                     Ok(record) if !is_its(key, &record) => {
@@ -280,7 +288,7 @@ impl Repair<'_> {
                             && readable(&trees.account_keys, &no)? == Some(hash)
                             && repair.is_its_accounts(hash, &record)?
                         {
-                            strays.push(stray);
+                            strays.push(stray(false));
                         }
                     }
                     Ok(_) | Err(_) => {}
@@ -540,6 +548,8 @@ impl Repair<'_> {
         // From the new snapshot on, which is one swap, the old journal counts no more.
         self.step()?;
         let due = self.inner.snapshot_of(account, &usage, &counted.counts)?;
+        let op = usage.next_op.saturating_sub(1);
+        pieces::remove_others(&trees.pieces, Owner::stats(account.0), Some(op))?;
         for key in trees.stats_journal.scan_prefix(account.0).keys() {
             self.remove(&trees.stats_journal, &key?)?;
         }
@@ -613,6 +623,7 @@ impl Repair<'_> {
     fn orphaned_pieces(&mut self) -> Result<(), StoreError> {
         let trees = self.trees();
         let mut last: Option<(Vec<u8>, Option<Named>)> = None;
+        let mut told: Option<(Vec<u8>, u64)> = None;
         self.each("pieces", &trees.pieces, |repair, key, _| {
             let (Some(name), Some(revision), Some(number), 43) = (
                 key.get(..33),
@@ -631,12 +642,14 @@ impl Repair<'_> {
                 Some(Named::Unreadable) => true,
                 None => false,
             };
-            let is_new = last.as_ref().is_none_or(|(its, _)| its != name);
             last = Some((name.to_vec(), named));
             if !is_named {
                 let tree = repair.trees().pieces;
                 repair.remove(&tree, key)?;
-                if is_new {
+                // Once for all of them.
+                let removed = Some((name.to_vec(), revision));
+                if told != removed {
+                    told = removed;
                     let label = record_name("pieces", name);
                     let what = format!("removed from piece {number} on: no record names it");
                     repair.done("pieces", label, what);
@@ -711,6 +724,8 @@ impl Repair<'_> {
 struct Stray {
     key: Vec<u8>,
     hash: KeyHash,
+    /// Whether there is no record of the key at all, rather than one that says it is another.
+    is_lost: bool,
 }
 
 /// What a record says of its pieces.

@@ -50,8 +50,9 @@ impl Counted {
     }
 }
 
-/// A key of an account, as `account_keys` finds it.
-type OwnKey = (KeyNo, KeyRecord);
+/// A key of an account, as `account_keys` finds it; `None` if its record is not there or another's, which
+/// is named elsewhere.
+type OwnKey = (KeyNo, Option<KeyRecord>);
 
 impl<'a> Check<'a> {
     /// Compares each account's usage with its keys and its memories, the account alone.
@@ -129,8 +130,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Returns the keys of an account, revoked ones too, and notes numbers that would be given again.
-    fn own_keys(&mut self, account: AccountKey) -> Result<Vec<OwnKey>, StoreError> {
+    /// Returns the keys of an account, revoked ones too.
+    fn own_keys(&self, account: AccountKey) -> Result<Vec<OwnKey>, StoreError> {
         let mut keys = Vec::new();
         for entry in self.inner.trees.account_keys.scan_prefix(account.0) {
             let (key, hash) = entry?;
@@ -138,9 +139,8 @@ impl<'a> Check<'a> {
             else {
                 continue;
             };
-            if let Some(record) = self.key_record(&hash)? {
-                keys.push((no, record));
-            }
+            let record = self.key_record(&hash)?;
+            keys.push((no, record.filter(|r| (r.account, r.no) == (account, no))));
         }
         Ok(keys)
     }
@@ -172,22 +172,22 @@ impl<'a> Check<'a> {
             }
         }
         // Every debit is one key's: the account's numbers are the sums of its keys', revoked ones too.
-        let ended = keys
-            .iter()
-            .filter(|(no, key)| key.no == *no && key.account == account)
-            .filter_map(|(_, key)| key.revoked.as_ref());
+        let mut known = true;
         let (mut used, mut ever) = (0u64, 0u64);
         for share in &usage.shares {
             used = used.saturating_add(share.used);
             ever = ever.saturating_add(share.used_ever);
         }
-        for end in ended {
+        for (no, key) in keys {
+            let end = key.as_ref().map(|key| key.revoked.as_ref());
+            known &= end.is_some() || usage.share(*no).is_some();
+            let Some(end) = end.flatten() else { continue };
             if end.cycle == usage.cycle {
                 used = used.saturating_add(end.share.used);
             }
             ever = ever.saturating_add(end.share.used_ever);
         }
-        if (used, ever) != (usage.used, usage.used_ever) {
+        if known && (used, ever) != (usage.used, usage.used_ever) {
             let (own, own_ever) = (usage.used, usage.used_ever);
             wrong(format!(
                 "{own} credits used, {own_ever} ever, but its keys used {used}, {ever} ever"
@@ -229,6 +229,7 @@ impl<'a> Check<'a> {
         let id = account.anonymous_id();
         for (no, record) in keys {
             let there = by_key.remove(no).unwrap_or(0);
+            let Some(record) = record else { continue };
             if let Some(revoked) = &record.revoked {
                 let held = revoked.share.held;
                 if held != there {
