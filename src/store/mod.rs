@@ -23,6 +23,8 @@ mod repair;
 mod replays;
 mod schema;
 mod stats;
+#[cfg(test)]
+mod storms;
 mod swap;
 #[cfg(test)]
 mod testing;
