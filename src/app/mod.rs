@@ -31,7 +31,7 @@ pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, KeyRow, Page, PageStart, Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, CheckReport, KeyRow, Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.

@@ -299,7 +299,7 @@ impl Sim {
         };
         self.figures.settled += opened.settled;
         let report = store
-            .check()
+            .check(&|_| ())
             .map_err(|error| format!("check failed: {error}"))?;
         if !report.is_sound() {
             return Err(format!("check after open: {report}"));
