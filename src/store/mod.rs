@@ -17,6 +17,7 @@ mod keys;
 mod locks;
 mod memories;
 mod pieces;
+mod place;
 mod recovery;
 mod replays;
 mod schema;
@@ -38,12 +39,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
-pub use bulk::{
-    Built, Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, NewTarget, Target, TargetError,
-    target,
-};
+pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
 pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
-pub use directory::{FORMAT, FileSystem};
+pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem};
 pub use error::{OpenError, StoreError};
 pub use keys::{
     ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
@@ -51,6 +49,7 @@ pub use keys::{
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
+pub use place::{Built, NewTarget, TargetError};
 pub use replays::{Replay, ReplayRefusal};
 pub use stats::Stats;
 pub use usage::Debited;
