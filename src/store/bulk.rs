@@ -213,7 +213,10 @@ impl Bulk {
         }
         self.site.trees.usage.insert(account.0, encode(&usage)?)?;
         if let Some(name) = &new.name {
-            self.site.trees.names.insert(name.as_str(), encode(&account)?)?;
+            self.site
+                .trees
+                .names
+                .insert(name.as_str(), encode(&account)?)?;
         }
         let record = AccountRecord {
             name: new.name,

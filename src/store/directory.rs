@@ -343,6 +343,12 @@ pub(super) fn prove_durable(
         .map_err(|error| failed(directory.path(), error))
 }
 
+/// Says whether a directory is a data directory, of any format. Opening another one would make it one.
+#[must_use]
+pub fn holds_data(path: &Path) -> bool {
+    path.join(FORMAT_FILE).is_file()
+}
+
 /// Says what of ours the directory holds. Refuses what is not ours, or newer than this release.
 pub(super) fn inspect(path: &Path) -> Result<Contents, OpenError> {
     let failed = |source| failed(path, source);

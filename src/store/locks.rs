@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, RwLockWriteGuard};
 
 use crate::domain::account::AccountKey;
 
@@ -49,6 +49,11 @@ impl AccountLocks {
     /// Waits for the account alone.
     pub(super) async fn alone(&self, account: AccountKey) -> Option<OwnedRwLockWriteGuard<()>> {
         Some(Arc::clone(&self.stripe(account)?.lock).write_owned().await)
+    }
+
+    /// As [`Self::alone`], on a thread that may block.
+    pub(super) fn alone_blocking(&self, account: AccountKey) -> Option<RwLockWriteGuard<'_, ()>> {
+        Some(self.stripe(account)?.lock.blocking_write())
     }
 
     /// Notes that a write is complete: the account's next swap drops its intent.

@@ -6,6 +6,9 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod archive;
+mod backup;
+mod backup_file;
 mod bulk;
 mod check;
 mod codec;
@@ -20,7 +23,9 @@ mod pieces;
 mod place;
 mod recovery;
 mod replays;
+mod restore;
 mod schema;
+mod sequence;
 mod stats;
 mod swap;
 #[cfg(test)]
@@ -39,9 +44,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
+pub use backup::{Backup, BackupError, Progress};
 pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
 pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
-pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem};
+pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
 pub use error::{OpenError, StoreError};
 pub use keys::{
     ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
@@ -51,6 +58,7 @@ pub use memories::{
 };
 pub use place::{Built, NewTarget, TargetError};
 pub use replays::{Replay, ReplayRefusal};
+pub use restore::{RestoreError, RestoreStep, Restored, restore};
 pub use stats::Stats;
 pub use usage::Debited;
 
