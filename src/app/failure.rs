@@ -62,6 +62,8 @@ pub enum Failure {
     },
     /// No room for another memory.
     MemoryLimitExceeded(Balance),
+    /// A backup is being made.
+    BackupInProgress,
     /// Too many writes wait.
     Overloaded,
     /// Nothing can be written. `outcome_unknown`: this write may or may not be there later.

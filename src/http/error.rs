@@ -78,6 +78,8 @@ pub enum Code {
     OutOfCredits,
     /// 402: no room.
     MemoryLimitExceeded,
+    /// 409: a backup is being made.
+    BackupInProgress,
     /// 503: too many writes wait.
     Overloaded,
     /// 503 or 507: the disk.
@@ -88,7 +90,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::EndpointNotFound,
         Self::MethodNotAllowed,
         Self::AmbiguousCredentials,
@@ -121,6 +123,7 @@ impl Code {
         Self::NotFound,
         Self::OutOfCredits,
         Self::MemoryLimitExceeded,
+        Self::BackupInProgress,
         Self::Overloaded,
         Self::StorageUnavailable,
         Self::Internal,
@@ -166,6 +169,7 @@ impl Code {
             Self::NotFound => ("not_found", StatusCode::NOT_FOUND),
             Self::OutOfCredits => ("out_of_credits", StatusCode::PAYMENT_REQUIRED),
             Self::MemoryLimitExceeded => ("memory_limit_exceeded", StatusCode::PAYMENT_REQUIRED),
+            Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
@@ -345,6 +349,12 @@ impl From<Failure> for ApiError {
             | Failure::MemoryNotFound => of_state(&failure),
             Failure::OutOfCredits { balance, cost } => out_of_credits(&balance, cost),
             Failure::MemoryLimitExceeded(balance) => memory_limit_exceeded(&balance),
+            Failure::BackupInProgress => Self::new(
+                Code::BackupInProgress,
+                "Backup in progress",
+                "A backup is being made; there is one at a time. Try again when it is done.",
+            )
+            .retry_after("30"),
             Failure::Overloaded => Self::new(
                 Code::Overloaded,
                 "Service overloaded",

@@ -75,7 +75,7 @@ impl fmt::Display for BackupContents {
         writeln!(f, "  API keys  {:>10}, revoked ones too", self.keys)?;
         writeln!(f, "  memories  {:>10}", self.memories)?;
         writeln!(f, "  replays   {:>10}", self.replays)?;
-        write!(f, "  sha256    {}", hex(&self.sha256))
+        write!(f, "  sha256    {}", self.sha256_hex())
     }
 }
 
@@ -255,6 +255,12 @@ impl<W: Write> Writer<W> {
 }
 
 impl BackupContents {
+    /// Returns the SHA-256 in hexadecimal.
+    #[must_use]
+    pub fn sha256_hex(&self) -> String {
+        hex(&self.sha256)
+    }
+
     fn count(&mut self, placed: &Placed<'_>) {
         let counter = match placed {
             Placed::Account(..) => Some(&mut self.accounts),

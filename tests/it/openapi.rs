@@ -424,6 +424,9 @@ where
         connections_max: 64,
         idle: std::time::Duration::from_secs(30),
         drain: std::time::Duration::from_secs(1),
+        backup_dir: None,
+        backup_every: None,
+        backup_keep: 7,
         secrets: Secrets {
             admin_key: Some(Secret::new(ADMIN_KEY)),
             api_key: None,

@@ -107,6 +107,9 @@ impl Server {
             connections_max: 1_024,
             idle: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            backup_dir: None,
+            backup_every: None,
+            backup_keep: 7,
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
