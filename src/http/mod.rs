@@ -134,7 +134,9 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(segment("sync-memory-counts"))
             .and(at("/admin/sync-memory-counts")))
         .unify()
-        .or(segment("backup").and(at("/admin/backup")))
+        .or(segment("admin")
+            .and(segment("backup"))
+            .and(at("/admin/backup")))
         .unify()
         .or(segment("admin").and(segment("user")).and(resource(
             app,

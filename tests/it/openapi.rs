@@ -806,6 +806,13 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     c.send(sync.clone(), 403, path, |r| r).await;
     c.send(sync, 400, path, |r| admin(r).json(&json!({"x": 1})))
         .await;
+
+    let backup = (Method::POST, "/admin/backup");
+    let path = "/admin/backup";
+    c.send(backup.clone(), 201, path, admin).await;
+    c.send(backup.clone(), 403, path, |r| r).await;
+    c.send(backup, 400, path, |r| admin(r).json(&json!({"x": 1})))
+        .await;
 }
 
 /// A plan that holds no more memories is a 402 of its own.
