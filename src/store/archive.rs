@@ -489,3 +489,107 @@ fn read_record(
     from.read_exact(value)?;
     Ok(Kind::of_number(kind))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::plan::Plan;
+    use crate::domain::usage::Usage;
+    use crate::store::codec::encode;
+    use crate::store::schema::AccountRecord;
+    use crate::store::testing::NOW;
+
+    /// The records of one account, framed.
+    fn records() -> (Vec<u8>, BackupContents) {
+        let users = AccountRecord {
+            name: None,
+            created_at: NOW,
+            active: vec![],
+        };
+        let usage = Usage::new(Plan::Free, NOW);
+        let mut bytes = Vec::new();
+        for (kind, value) in [
+            (Kind::Account, encode(&users).unwrap()),
+            (Kind::Usage, encode(&usage).unwrap()),
+        ] {
+            bytes.extend([kind.number(), 0, 16, 0, value.len() as u8]);
+            bytes.extend([7; 16]);
+            bytes.extend(value);
+        }
+        let contents = BackupContents {
+            accounts: 1,
+            records: 2,
+            bytes: bytes.len() as u64,
+            sha256: Sha256::digest(&bytes).into(),
+            ..BackupContents::default()
+        };
+        (bytes, contents)
+    }
+
+    fn frame(bytes: &[u8], window_log: u32) -> Vec<u8> {
+        let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL).unwrap();
+        encoder.window_log(window_log).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Writes a file around this frame whose checksums are all right, and reads it.
+    fn read(frame: &[u8], contents: BackupContents) -> Result<u64, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.backup");
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(BACKUP_FORMAT.to_be_bytes());
+        bytes.extend(NOW.micros().to_be_bytes());
+        bytes.extend(Sha256::digest(&bytes));
+        bytes.extend(frame);
+        let footer = Footer {
+            contents,
+            packed_bytes: frame.len() as u64,
+            packed_sha256: Sha256::digest(frame).into(),
+        };
+        bytes.extend(footer.to_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let mut read = 0;
+        let mut archive = Archive::open(&path).map_err(|error| error.to_string())?;
+        let outcome = archive.read(|_, _, _, _| {
+            read += 1;
+            Ok::<_, std::convert::Infallible>(())
+        });
+        match outcome {
+            Ok(()) => Ok(read),
+            Err(ReadError::Archive(error)) => Err(error.to_string()),
+            Err(ReadError::Visitor(never)) => match never {},
+        }
+    }
+
+    /// Shows that a file made by hand with right checksums is read, and refused if it wants more memory than
+    /// ours do, has a second frame, counts that are wrong, or ends inside a record.
+    #[test]
+    fn right_checksums_are_not_enough() {
+        let (bytes, contents) = records();
+        assert_eq!(read(&frame(&bytes, WINDOW_LOG), contents), Ok(2));
+        let hungry = read(&frame(&bytes, WINDOW_LOG + 1), contents).unwrap_err();
+        assert!(hungry.contains("memory"), "{hungry}");
+        let two = [frame(&bytes, WINDOW_LOG), frame(&bytes, WINDOW_LOG)].concat();
+        assert!(read(&two, contents).is_err());
+        let other = BackupContents {
+            accounts: 2,
+            ..contents
+        };
+        let wrong = read(&frame(&bytes, WINDOW_LOG), other).unwrap_err();
+        assert!(wrong.contains("does not fit its checksums"), "{wrong}");
+        for cut in 1..bytes.len() {
+            let part = frame(&bytes[..cut], WINDOW_LOG);
+            assert!(read(&part, contents).is_err(), "cut at {cut}");
+        }
+    }
+
+    /// Shows that 64 MiB of nothing in a few kilobytes is refused at its first record.
+    #[test]
+    fn a_bomb_is_refused_at_its_first_record() {
+        let frame = frame(&vec![0; 64 << 20], WINDOW_LOG);
+        assert!(frame.len() < 64 << 10, "{} bytes are no bomb", frame.len());
+        let refused = read(&frame, BackupContents::default()).unwrap_err();
+        assert!(refused.contains("no known kind"), "{refused}");
+    }
+}
