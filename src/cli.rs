@@ -265,7 +265,10 @@ fn restore(args: &BackupArgs) -> ExitCode {
 fn serve(args: ServeArgs) -> ExitCode {
     crate::telemetry::start();
     let config = match Secrets::from_environment().and_then(|secrets| Config::new(args, secrets)) {
-        Ok(config) => config,
+        Ok(config) => Config {
+            on_hung_disk: end_on_hung_disk,
+            ..config
+        },
         Err(error) => return fail(EXIT_USAGE, &error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -297,6 +300,12 @@ fn serve(args: ServeArgs) -> ExitCode {
     // Connections that were cut may still hold tasks.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     code
+}
+
+/// Ends the process without another look at the disk: whatever waits for it would wait for ever.
+fn end_on_hung_disk() {
+    log::error!("the disk hangs: this process ends, for its supervisor to start it anew");
+    std::process::exit(i32::from(EXIT_FAILURE));
 }
 
 /// Ends at the first SIGTERM or SIGINT; at the second the process ends at once.

@@ -84,6 +84,11 @@ pub struct ServeArgs {
     #[arg(long, visible_alias = "keep", env = "BACKUP_KEEP", default_value_t = 7, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub backup_keep: u32,
+    /// Free MiB of the disk at which writes stop (507) and reads go on, uncharged, until there is more;
+    /// 0 turns that off; at most 1048576.
+    #[arg(long, env = "MIN_FREE_MIB", default_value_t = 256, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub min_free_mib: u64,
 }
 
 /// Secrets, from the environment or a file only: a flag would show in the list of processes.
@@ -124,6 +129,10 @@ pub struct Config {
     pub backup_every: Option<Duration>,
     /// How many of those are kept.
     pub backup_keep: usize,
+    /// Free bytes of the data directory's disk at which writes stop; 0 for never.
+    pub min_free_bytes: u64,
+    /// See [`crate::store::Options::on_hung_disk`].
+    pub on_hung_disk: fn(),
     /// The secrets.
     pub secrets: Secrets,
 }
@@ -159,6 +168,8 @@ impl Config {
                 .map(parse_every)
                 .transpose()?,
             backup_keep: usize::try_from(args.backup_keep).unwrap_or(7),
+            min_free_bytes: args.min_free_mib << 20,
+            on_hung_disk: || {},
             secrets,
         })
     }
@@ -369,6 +380,8 @@ mod tests {
             backup_dir: None,
             backup_every: None,
             backup_keep: 1,
+            min_free_bytes: 0,
+            on_hung_disk: || {},
             secrets: Secrets {
                 admin_key: admin_key.map(Secret::new),
                 api_key: None,

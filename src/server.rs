@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
 use crate::import;
-use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Store, StoreError};
+use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -34,6 +34,14 @@ const HEADERS_MAX: usize = 256;
 const FLUSH_WAIT: Duration = Duration::from_millis(500);
 /// How often the watchdog of a connection looks.
 const WATCH_TICK: Duration = Duration::from_millis(500);
+/// How long after a failed attempt the database is first tried to be opened anew, and longest time between
+/// two attempts.
+const REOPEN_AFTER: Duration = Duration::from_millis(100);
+const REOPEN_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a request waits for a database that is being opened anew.
+const OPENING_WAIT: Duration = Duration::from_secs(10);
+/// The path that never waits.
+const HEALTH: &str = "/health";
 /// How often expired records are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// How often it is looked whether a backup is due.
@@ -77,6 +85,20 @@ pub enum StartError {
     Failed,
 }
 
+/// Why the server ended otherwise than it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// The last flush failed.
+    #[error("the last flush failed: {0}")]
+    Flush(#[from] StoreError),
+    /// After a failure the database could not be opened anew.
+    #[error("the database could not be opened anew after a failure: {0}")]
+    Reopen(#[from] OpenError),
+    /// Opening it anew was interrupted.
+    #[error("opening the database anew was interrupted; see the log")]
+    Interrupted,
+}
+
 /// A server that listens and has its store open.
 #[derive(Debug)]
 pub struct Server {
@@ -117,6 +139,8 @@ impl Server {
         let (admin, admin_state) = config.admin_access(local.ip().is_loopback());
         let options = Options {
             cache_bytes: config.cache_bytes,
+            reserve_bytes: config.min_free_bytes,
+            on_hung_disk: config.on_hung_disk,
             ..Options::default()
         };
         let data_dir = config.data_dir.clone();
@@ -142,7 +166,7 @@ impl Server {
             match app.ensure_default_key(key).await {
                 Ok(()) => {}
                 // Reads go on meanwhile: one key is no reason to keep everybody out.
-                Err(Failure::StorageUnavailable { .. }) => log::error!(
+                Err(Failure::StorageUnavailable { .. } | Failure::StorageFull) => log::error!(
                     "JAVLIN_API_KEY is no key yet, since nothing can be written: make space on the \
                      disk and start again"
                 ),
@@ -176,11 +200,12 @@ impl Server {
     }
 
     /// Serves until `stop` ends, then lets requests under way end, and flushes, within the drain time.
+    /// After a failure of the disk it opens the database anew, as often as it takes.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if the disk failed, at the last flush or before.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
+    /// [`EndError`]; the process should end then, for its supervisor to start it again.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), EndError> {
         let Self {
             listener,
             app,
@@ -196,15 +221,22 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let stopping = Arc::new(AtomicBool::new(false));
         let builder = connection_builder(idle);
-        let mut stop = pin!(stop);
-        loop {
+        let opening = keep_open(store.clone());
+        // `Some` if the database is lost.
+        let mut end = pin!(async {
+            tokio::select! {
+                () = stop => None,
+                error = opening => Some(error),
+            }
+        });
+        let ended = loop {
             let slot = tokio::select! {
                 slot = Arc::clone(&slots).acquire_owned() => slot,
-                () = &mut stop => break,
+                ended = &mut end => break ended,
             };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = &mut stop => break,
+                ended = &mut end => break ended,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -221,6 +253,10 @@ impl Server {
                 let (app, routes) = (app.clone(), routes.clone());
                 let under_way = watched.begin();
                 async move {
+                    if request.uri().path() != HEALTH {
+                        // Past this time there is an answer all the same: 503.
+                        let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
+                    }
                     let (request, rest) = http::keep_rest(request);
                     let answer = http::answer(app, routes, request).await;
                     rest.throw_away();
@@ -237,7 +273,7 @@ impl Server {
                 }
                 drop(slot);
             });
-        }
+        };
         drop(listener);
         log::info!("stopping: requests under way get {} s", drain.as_secs());
         stopping.store(true, Ordering::Relaxed);
@@ -248,6 +284,9 @@ impl Server {
         sweeper.abort();
         backups.abort();
         app.stop_backups();
+        if let Some(error) = ended {
+            return Err(error);
+        }
         store
             .flush()
             .await
@@ -281,6 +320,37 @@ fn without_delay(stream: TcpStream) -> TcpStream {
         log::debug!("TCP_NODELAY: {error}");
     }
     stream
+}
+
+/// Opens the database anew each time that a failure has stopped its writes, once the disk allows it. Ends
+/// only if that cannot be done.
+async fn keep_open(store: Store) -> EndError {
+    loop {
+        store.failed().await;
+        let (mut wait, mut told) = (REOPEN_AFTER, String::new());
+        loop {
+            let reopening = store.clone();
+            match tokio::task::spawn_blocking(move || reopening.reopen()).await {
+                Ok(Ok(Reopened::NotNeeded)) => break,
+                Ok(Ok(Reopened::Settled(settled))) => {
+                    log::warn!(
+                        "the database was opened anew, writes go on; interrupted writes settled: {settled}"
+                    );
+                    break;
+                }
+                Ok(Ok(Reopened::NotYet(why))) => {
+                    if why != told {
+                        log::warn!("the database cannot be opened anew yet: {why}");
+                        told = why;
+                    }
+                }
+                Ok(Err(error)) => return error.into(),
+                Err(_) => return EndError::Interrupted,
+            }
+            tokio::time::sleep(wait).await;
+            wait = wait.saturating_mul(2).min(REOPEN_WAIT_MAX);
+        }
+    }
 }
 
 async fn sweep(app: App) {

@@ -163,7 +163,11 @@ impl From<BackupError> for Failure {
                 Self::Internal(format!("no backup was made: {what}"))
             }
             BackupError::Store(error) => error.into(),
-            error @ (BackupError::Full(_) | BackupError::File { .. }) => {
+            error @ BackupError::Full(_) => {
+                log::error!("{error}");
+                Self::StorageFull
+            }
+            error @ BackupError::File { .. } => {
                 log::error!("{error}");
                 Self::StorageUnavailable {
                     outcome_unknown: false,

@@ -71,6 +71,8 @@ pub enum Failure {
         /// Whether the write was begun.
         outcome_unknown: bool,
     },
+    /// Nothing can be written, since little space is left on the disk.
+    StorageFull,
     /// Our fault; the text is for the log only.
     Internal(String),
 }
@@ -87,6 +89,7 @@ impl std::fmt::Display for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Full => Self::StorageFull,
             StoreError::Unavailable => Self::StorageUnavailable {
                 outcome_unknown: false,
             },

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::domain::key::Secret;
 use crate::domain::plan::{Operation, Plan};
 use crate::domain::time::Timestamp;
-use crate::store::{Debited, Store};
+use crate::store::{Debited, Store, StoreError};
 
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
@@ -95,10 +95,15 @@ impl App {
         &self.0.store
     }
 
+    /// Waits until there is a database, which is at once unless it is being opened anew after a failure.
+    pub async fn opened(&self) {
+        self.store().opened().await;
+    }
+
     /// Removes what has expired. Called now and then; each call does a bounded amount of work.
     pub async fn sweep(&self) {
         match self.store().sweep_replays(self.now()).await {
-            Ok(0) | Err(crate::store::StoreError::Unavailable) => {}
+            Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),
             Err(error) => log::warn!("removing old recorded answers failed: {error}"),
         }
@@ -121,7 +126,7 @@ impl App {
     /// Runs something that may read a lot on a thread that may block.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Store) -> Result<T, crate::store::StoreError> + Send + 'static,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
         let store = self.store().clone();
         tokio::task::spawn_blocking(move || work(&store))

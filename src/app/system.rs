@@ -6,7 +6,7 @@ use crate::store::{Debited, Principal, Stats};
 
 use super::{App, Failure};
 
-/// Free space under which the service is degraded: writes go on, but somebody should look.
+/// Free space under which the service is degraded at least: writes go on, but somebody should look.
 const FREE_BYTES_LOW: u64 = 512 << 20;
 
 /// The state of the service.
@@ -63,7 +63,9 @@ impl App {
     #[must_use]
     pub fn health(&self) -> HealthReport {
         let store = self.store().health();
-        let enough_space = store.free_bytes.is_none_or(|free| free >= FREE_BYTES_LOW);
+        // Twice the reserve, so that there is a warning before writes stop.
+        let low = FREE_BYTES_LOW.max(store.reserve_bytes.saturating_mul(2));
+        let enough_space = store.free_bytes.is_none_or(|free| free >= low);
         let status = match (store.readable && store.writable, enough_space) {
             (false, _) => HealthStatus::Unhealthy,
             (true, false) => HealthStatus::Degraded,

@@ -82,15 +82,17 @@ pub enum Code {
     BackupInProgress,
     /// 503: too many writes wait.
     Overloaded,
-    /// 503 or 507: the disk.
+    /// 503: the disk failed.
     StorageUnavailable,
+    /// 507: the disk is nearly full. The same word: a client does the same about it.
+    StorageFull,
     /// 500: our fault.
     Internal,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::EndpointNotFound,
         Self::MethodNotAllowed,
         Self::AmbiguousCredentials,
@@ -126,6 +128,7 @@ impl Code {
         Self::BackupInProgress,
         Self::Overloaded,
         Self::StorageUnavailable,
+        Self::StorageFull,
         Self::Internal,
     ];
 
@@ -172,6 +175,7 @@ impl Code {
             Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            Self::StorageFull => ("storage_unavailable", StatusCode::INSUFFICIENT_STORAGE),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
@@ -362,6 +366,13 @@ impl From<Failure> for ApiError {
             )
             .retry_after("1"),
             Failure::StorageUnavailable { outcome_unknown } => storage_unavailable(outcome_unknown),
+            Failure::StorageFull => Self::new(
+                Code::StorageFull,
+                "Storage full",
+                "Little space is left on the server's disk, so that writes have stopped. Nothing was \
+                 changed or charged; reads go on. Try again later.",
+            )
+            .retry_after("30"),
             Failure::Internal(detail) => {
                 log::error!("internal error: {detail}");
                 Self::internal()
@@ -485,7 +496,7 @@ fn storage_unavailable(outcome_unknown: bool) -> ApiError {
         "The disk failed during this write. Later it is there and charged, or neither. Check \
          before you send it again, or send it with an Idempotency-Key."
     } else {
-        "The disk failed or is full. Nothing was changed or charged. Try again later."
+        "The disk failed. Nothing was changed or charged. Try again in some seconds."
     };
     let error = ApiError::new(Code::StorageUnavailable, "Storage unavailable", message);
     let error = if outcome_unknown {
@@ -493,7 +504,7 @@ fn storage_unavailable(outcome_unknown: bool) -> ApiError {
     } else {
         error
     };
-    error.retry_after("30")
+    error.retry_after("5")
 }
 
 fn out_of_credits(balance: &Balance, cost: u64) -> ApiError {

@@ -83,11 +83,11 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read.
     pub fn account_named(&self, account_id: &str) -> Result<Option<AccountKey>, StoreError> {
-        if let Some(account) = self.0.trees.names.get(account_id)? {
+        let inner = self.inner()?;
+        if let Some(account) = inner.trees.names.get(account_id)? {
             let account: AccountKey = decode(&account)?;
             // A claim without an account is a sign-up under way.
-            return Ok(self
-                .0
+            return Ok(inner
                 .trees
                 .users
                 .contains_key(account.0)?
@@ -96,7 +96,7 @@ impl Store {
         let Some(account) = AccountKey::parse_anonymous_id(account_id) else {
             return Ok(None);
         };
-        let Some(record) = self.0.trees.users.get(account.0)? else {
+        let Some(record) = inner.trees.users.get(account.0)? else {
             return Ok(None);
         };
         let record: AccountRecord = decode(&record)?;
@@ -114,7 +114,8 @@ impl Store {
         account: AccountKey,
         now: Timestamp,
     ) -> Result<Option<AccountRow>, StoreError> {
-        let Some(bytes) = self.0.trees.users.get(account.0)? else {
+        let inner = self.inner()?;
+        let Some(bytes) = inner.trees.users.get(account.0)? else {
             return Ok(None);
         };
         self.account_row(account, &decode(&bytes)?, now).map(Some)
@@ -126,7 +127,8 @@ impl Store {
     ///
     /// [`StoreError`] if its record cannot be read.
     pub fn account_id(&self, account: AccountKey) -> Result<String, StoreError> {
-        Ok(self.0.account_record(account)?.account_id(account))
+        let inner = self.inner()?;
+        Ok(inner.account_record(account)?.account_id(account))
     }
 
     /// Makes an account, its usage and its first key.
@@ -135,9 +137,9 @@ impl Store {
     ///
     /// [`NameTaken`]; nothing was made then.
     pub async fn create_account(&self, new: NewAccount) -> Result<AccountRow, OpError<NameTaken>> {
+        let inner = self.inner()?;
         if let Some(name) = &new.name
-            && self
-                .0
+            && inner
                 .trees
                 .names
                 .contains_key(name)
@@ -145,10 +147,10 @@ impl Store {
         {
             return Err(OpError::Refused(NameTaken::Name));
         }
-        let ticket = self.0.admit()?;
+        let ticket = inner.admit()?;
         let (account, now) = (new.account, new.created_at);
-        self.0
-            .run_alone(account, || self.0.create_account(new))
+        inner
+            .run_alone(account, || inner.create_account(new))
             .await?;
         ticket.commit().await?;
         let row = self.account(account, now)?;
@@ -169,11 +171,12 @@ impl Store {
         limit: u64,
         now: Timestamp,
     ) -> Result<AccountsPage, StoreError> {
-        let totals = &self.0.totals;
+        let inner = self.inner()?;
+        let totals = &inner.totals;
         let needle = filter.contains.as_deref().map(str::to_lowercase);
         let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
         let end = skip.saturating_add(limit);
-        for entry in &self.0.trees.users {
+        for entry in &inner.trees.users {
             let (key, bytes) = entry?;
             let record: AccountRecord = decode(&bytes)?;
             let account = AccountKey(part(&key, 0).ok_or_else(bad_key)?);
@@ -210,9 +213,9 @@ impl Store {
         after: Option<AccountKey>,
         limit: usize,
     ) -> Result<Vec<AccountKey>, StoreError> {
+        let inner = self.inner()?;
         let first = after.map_or(Bound::Unbounded, |account| Bound::Excluded(account.0));
-        let range = self
-            .0
+        let range = inner
             .trees
             .users
             .range::<[u8; 16], _>((first, Bound::Unbounded));
@@ -236,14 +239,15 @@ impl Store {
         limit: u64,
         now: Timestamp,
     ) -> Result<(Vec<(AccountRow, KeyRow)>, u64), StoreError> {
+        let inner = self.inner()?;
         let end = skip.saturating_add(limit);
         let (mut total, mut rows) = (0u64, Vec::new());
-        for entry in &self.0.trees.users {
+        for entry in &inner.trees.users {
             let (key, bytes) = entry?;
             let record: AccountRecord = decode(&bytes)?;
             let account = AccountKey(part(&key, 0).ok_or_else(bad_key)?);
             let count = if revoked_too {
-                self.0.trees.account_keys.scan_prefix(account.0).count()
+                inner.trees.account_keys.scan_prefix(account.0).count()
             } else {
                 record.active.len()
             };
@@ -269,10 +273,11 @@ impl Store {
         record: &AccountRecord,
         now: Timestamp,
     ) -> Result<AccountRow, StoreError> {
+        let inner = self.inner()?;
         let usage = self.usage(account, now)?;
         let mut keys = Vec::with_capacity(record.active.len());
         for active in &record.active {
-            if let Some(key) = self.0.key_record(&active.hash)? {
+            if let Some(key) = inner.key_record(&active.hash)? {
                 keys.push(key_row(key, &usage));
             }
         }

@@ -100,11 +100,11 @@ impl Store {
         if file.try_exists().map_err(failed)? {
             return Err(BackupError::Exists(display));
         }
-        let inner = &*self.0;
+        let inner = self.inner()?;
         let reserve = inner.reserve_bytes.load(Ordering::Relaxed);
         let out = BackupFile::create(file, reserve).map_err(failed)?;
         let mut reading = Reading {
-            inner,
+            inner: &inner,
             out: Writer::start(out, now).map_err(failed)?,
             progress,
             records: 0,

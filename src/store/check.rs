@@ -109,8 +109,9 @@ impl Store {
     /// [`StoreError::Database`] if the database cannot be read. Whatever is wrong with the records
     /// themselves is in the report instead.
     pub fn check(&self) -> Result<CheckReport, StoreError> {
+        let inner = self.inner()?;
         let mut check = Check {
-            inner: &self.0,
+            inner: &inner,
             report: CheckReport::default(),
             last_owner: None,
             unswept: BTreeSet::new(),

@@ -4,13 +4,16 @@
 //! database once, and tells them all. What a read debits does not wait, but marks the database dirty,
 //! and the thread flushes that within [`TICK`].
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+
+use super::watchdog::{self, Flushing};
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
 const TICK: Duration = Duration::from_millis(200);
@@ -24,9 +27,12 @@ pub(crate) struct Poisoned;
 type Waiter = oneshot::Sender<Result<(), Poisoned>>;
 
 /// State that the committer shares with those who wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     poisoned: AtomicBool,
+    /// Rung once when writes are stopped.
+    alarm: Arc<Notify>,
+    flushing: Arc<Flushing>,
     dirty: AtomicBool,
     waiting: AtomicUsize,
 }
@@ -37,21 +43,42 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     queue: Option<Sender<Waiter>>,
     thread: Option<JoinHandle<()>>,
+    /// Ends the watchdog when it is dropped.
+    _watchdog: Sender<()>,
 }
 
 impl Committer {
-    /// Starts the thread on this database.
-    pub(super) fn start(db: sled::Db) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    /// Starts the thread on this database. `alarm` rings when writes are stopped; `on_hung` is called if it
+    /// is because a flush does not end.
+    pub(super) fn start(db: sled::Db, alarm: Arc<Notify>, on_hung: fn()) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            poisoned: AtomicBool::new(false),
+            alarm,
+            flushing: Arc::default(),
+            dirty: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+        });
         let (queue, waiters) = channel();
         let state = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
-            .spawn(move || run(&db, &waiters, &state))?;
+            .spawn(move || {
+                let committing = AssertUnwindSafe(|| run(&db, &waiters, &state));
+                if catch_unwind(committing).is_err() {
+                    poison(&state, &"a flush panicked");
+                }
+            })?;
+        let (stop, stopped) = channel();
+        let state = Arc::clone(&shared);
+        watchdog::start(Arc::clone(&shared.flushing), stopped, move || {
+            poison(&state, &"a flush has not ended for 10 s");
+            on_hung();
+        })?;
         Ok(Self {
             shared,
             queue: Some(queue),
             thread: Some(thread),
+            _watchdog: stop,
         })
     }
 
@@ -83,6 +110,11 @@ impl Committer {
         poison(&self.shared, why);
     }
 
+    /// Stops all further writes and rings nobody.
+    pub(super) fn poison_for_test(&self) {
+        self.shared.poisoned.store(true, Ordering::Release);
+    }
+
     /// Says whether writes are stopped.
     pub(super) fn is_poisoned(&self) -> bool {
         self.shared.poisoned.load(Ordering::Acquire)
@@ -101,7 +133,8 @@ impl Drop for Committer {
 
 fn poison(shared: &Shared, why: &dyn std::fmt::Display) {
     if !shared.poisoned.swap(true, Ordering::AcqRel) {
-        log::error!("the disk failed, writes are stopped until the next start: {why}");
+        log::error!("writes are stopped until the database is opened anew: {why}");
+        shared.alarm.notify_one();
     }
 }
 
@@ -157,7 +190,10 @@ fn flush(db: &sled::Db, shared: &Shared) -> Result<(), Poisoned> {
     if shared.poisoned.load(Ordering::Acquire) {
         return Err(Poisoned);
     }
-    db.flush().map(drop).map_err(|error| {
+    shared.flushing.turn();
+    let outcome = db.flush();
+    shared.flushing.turn();
+    outcome.map(drop).map_err(|error| {
         poison(shared, &error);
         Poisoned
     })

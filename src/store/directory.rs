@@ -8,10 +8,12 @@
 //! data/restore.tmp  there while a restore is under way
 //! data/IMPORTED     which import made the directory: the fingerprint of its files, in hex
 //! data/backups/     the server's backups, unless the operator names another folder
+//! data/UNSYNCED     there while what the files show may not be what the disk holds
 //! ```
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,6 +40,14 @@ pub const BACKUPS_FOLDER: &str = "backups";
 /// Which import made the directory. A file and not a record: opening the database writes to it, and a
 /// directory that an import refuses must stay as it is.
 pub(super) const IMPORTED_FILE: &str = "IMPORTED";
+
+/// There from a failed write until the files were written again; see [`DataDirectory::write_again`].
+const UNSYNCED_FILE: &str = "UNSYNCED";
+/// What is written to try whether a disk takes writes.
+const TRIED_FILE: &str = "write.tmp";
+const TRIED_BYTES: usize = 1 << 20;
+/// How much of a file is written again at a time.
+const AGAIN_BYTES: usize = 1 << 20;
 
 /// What sort of file system a directory is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,6 +288,61 @@ impl DataDirectory {
         space.enough.load(Ordering::Relaxed)
     }
 
+    /// Tries whether the disk takes writes, with a small file, and has more free space than `reserve_bytes`.
+    pub(super) fn try_write(&self, reserve_bytes: u64) -> io::Result<()> {
+        if self.free_bytes().is_some_and(|free| free <= reserve_bytes) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let path = self.path.join(TRIED_FILE);
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(&vec![0; TRIED_BYTES])?;
+            file.sync_all()
+        });
+        let removed = fs::remove_file(&path);
+        written.and(removed)
+    }
+
+    /// Remembers that the files need to be written again, as well as a disk that has failed can remember.
+    pub(super) fn mark_unsynced(&self) {
+        let marked = File::create(self.path.join(UNSYNCED_FILE))
+            .and_then(|file| file.sync_all())
+            .and_then(|()| sync_directory(&self.path));
+        if let Err(error) = marked {
+            log::warn!("{UNSYNCED_FILE} could not be written: {error}");
+        }
+    }
+
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.path.join(UNSYNCED_FILE).exists()
+    }
+
+    pub(super) fn mark_synced(&self) -> Result<(), OpenError> {
+        match fs::remove_file(self.path.join(UNSYNCED_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(|error| failed(&self.path, error)),
+        }
+    }
+
+    /// Writes each file of the closed database once more with what it shows, and syncs it: after a flush
+    /// that failed, what is shown may be in memory only and is taken for written.
+    pub(super) fn write_again(&self) -> Result<(), OpenError> {
+        let folder = self.database_path();
+        let write = || -> io::Result<()> {
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                if path.is_file() {
+                    write_file_again(&path)?;
+                }
+            }
+            sync_directory(&folder)
+        };
+        match write() {
+            // Nothing was made yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(|error| failed(&self.path, error)),
+        }
+    }
+
     pub(super) fn file_system(&self) -> FileSystem {
         let magic = rustix::fs::statfs(&self.path).map_or(0, |stat| stat.f_type);
         match u64::try_from(magic).unwrap_or(0) {
@@ -303,6 +368,19 @@ fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn write_file_again(path: &Path) -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let (mut at, mut bytes) = (0u64, vec![0; AGAIN_BYTES]);
+    loop {
+        let read = file.read_at(&mut bytes, at)?;
+        let Some(part) = bytes.get(..read).filter(|part| !part.is_empty()) else {
+            return file.sync_all();
+        };
+        file.write_all_at(part, at)?;
+        at = at.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    }
 }
 
 /// Says whether sled found its own lock taken. The directory's lock is ours by then, so it is the same

@@ -11,9 +11,12 @@ pub enum StoreError {
     /// A record cannot be decoded, or a fact that must be there is not.
     #[error("the stored data is damaged: {0}")]
     Corrupt(String),
-    /// Writes are stopped, since the disk failed or is full; nothing was changed.
+    /// Writes are stopped, since the disk failed, or the database is being opened anew; nothing was changed.
     #[error("writes are stopped until the store can write to its disk again")]
     Unavailable,
+    /// Writes are stopped, since little space is left on the disk; nothing was changed.
+    #[error("writes are stopped until there is more space on the disk")]
+    Full,
     /// The write was applied but could not be made durable: after the next start it is there whole,
     /// with its debit, or not at all.
     #[error("the outcome of the write is unknown")]

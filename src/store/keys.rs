@@ -110,7 +110,8 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn authenticate(&self, hash: &KeyHash) -> Result<Option<KeyState>, StoreError> {
-        let Some(record) = self.0.key_record(hash)? else {
+        let inner = self.inner()?;
+        let Some(record) = inner.key_record(hash)? else {
             return Ok(None);
         };
         let principal = Principal {
@@ -132,7 +133,8 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn key_by_id(&self, id: &KeyId, now: Timestamp) -> Result<Option<KeyRow>, StoreError> {
-        let Some(hash) = self.0.trees.key_ids.get(id.as_str())? else {
+        let inner = self.inner()?;
+        let Some(hash) = inner.trees.key_ids.get(id.as_str())? else {
             return Ok(None);
         };
         self.key_by_hash(&decode(&hash)?, now)
@@ -148,7 +150,8 @@ impl Store {
         hash: &KeyHash,
         now: Timestamp,
     ) -> Result<Option<KeyRow>, StoreError> {
-        let Some(record) = self.0.key_record(hash)? else {
+        let inner = self.inner()?;
+        let Some(record) = inner.key_record(hash)? else {
             return Ok(None);
         };
         let usage = self.usage(record.account, now)?;
@@ -161,10 +164,11 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read.
     pub fn keys(&self, account: AccountKey, now: Timestamp) -> Result<Vec<KeyRow>, StoreError> {
+        let inner = self.inner()?;
         let usage = self.usage(account, now)?;
         let mut rows = Vec::new();
-        for hash in self.0.trees.account_keys.scan_prefix(account.0).values() {
-            if let Some(record) = self.0.key_record(&decode(&hash?)?)? {
+        for hash in inner.trees.account_keys.scan_prefix(account.0).values() {
+            if let Some(record) = inner.key_record(&decode(&hash?)?)? {
                 rows.push(key_row(record, &usage));
             }
         }
@@ -186,10 +190,10 @@ impl Store {
         maker: Option<KeyNo>,
         now: Timestamp,
     ) -> Result<KeyRow, OpError<CreateKeyRefusal>> {
-        let ticket = self.0.admit()?;
-        let row = self
-            .0
-            .run_alone(account, || self.0.create_key(account, key, maker, now))
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let row = inner
+            .run_alone(account, || inner.create_key(account, key, maker, now))
             .await?;
         ticket.commit().await?;
         Ok(row)
@@ -208,11 +212,11 @@ impl Store {
         allow_last: bool,
         now: Timestamp,
     ) -> Result<KeyRow, OpError<RevokeRefusal>> {
-        let ticket = self.0.admit()?;
-        let row = self
-            .0
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let row = inner
             .run_alone(account, || {
-                self.0.revoke_key(account, id, by, allow_last, now)
+                inner.revoke_key(account, id, by, allow_last, now)
             })
             .await?;
         // Also for a key that was revoked before: that answer too says that it is on the disk.

@@ -5,6 +5,8 @@
 //! the revoked key's count, journal, head away, pieces away. The log of the database is recovered as a
 //! prefix, so after a crash each list is done up to some point, and the intent says how to go on.
 
+use std::sync::Arc;
+
 use crate::domain::account::AccountKey;
 use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory, Stamp};
@@ -129,9 +131,10 @@ impl Store {
         add: AddMemory<'_>,
         respond: impl Fn(&Added) -> String,
     ) -> Result<(String, Balance), OpError<Refusal>> {
-        let ticket = self.0.admit()?;
-        let step = || self.0.add_memory(&add, &respond);
-        let (body, balance, stats_due) = self.0.run_write(add.account, step).await?;
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let step = || inner.add_memory(&add, &respond);
+        let (body, balance, stats_due) = inner.run_write(add.account, step).await?;
         ticket.commit().await?;
         if stats_due {
             self.save_stats_later(add.account);
@@ -147,8 +150,9 @@ impl Store {
         add: AddMemory<'_>,
         respond: impl Fn(&Added) -> String,
     ) -> Result<(String, Balance), OpError<Refusal>> {
-        let step = || self.0.add_memory(&add, &respond);
-        let (body, balance, _) = self.0.run_write(add.account, step).await?;
+        let inner = self.inner()?;
+        let step = || inner.add_memory(&add, &respond);
+        let (body, balance, _) = inner.run_write(add.account, step).await?;
         Ok((body, balance))
     }
 
@@ -163,6 +167,7 @@ impl Store {
         start: PageStart,
         limit: usize,
     ) -> Result<Page, StoreError> {
+        let inner = self.inner()?;
         let first = memory_key(account, MemoryId::default());
         let (end, skip) = match start {
             PageStart::Before(id) => (memory_key(account, id), 0),
@@ -174,14 +179,14 @@ impl Store {
             next: None,
         };
         let mut last = None;
-        for entry in self.0.trees.memories.range(first..end).rev().skip(skip) {
+        for entry in inner.trees.memories.range(first..end).rev().skip(skip) {
             let (key, bytes) = entry?;
             if page.count >= limit {
                 page.next = last;
                 break;
             }
             let id = memory_id(&key)?;
-            let Some(json) = self.0.json_of(account, id, &bytes)? else {
+            let Some(json) = inner.json_of(account, id, &bytes)? else {
                 continue;
             };
             if page.count > 0 {
@@ -200,8 +205,9 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn memory(&self, account: AccountKey, id: MemoryId) -> Result<Option<String>, StoreError> {
-        match self.0.trees.memories.get(memory_key(account, id))? {
-            Some(bytes) => self.0.json_of(account, id, &bytes),
+        let inner = self.inner()?;
+        match inner.trees.memories.get(memory_key(account, id))? {
+            Some(bytes) => inner.json_of(account, id, &bytes),
             None => Ok(None),
         }
     }
@@ -226,10 +232,11 @@ impl Store {
         update: UpdateMemory,
         change: impl FnOnce(Object) -> Result<NewMemory, E>,
     ) -> Result<Changed, OpError<UpdateRefusal<E>>> {
-        let ticket = self.0.admit()?;
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
         let account = update.account;
-        let step = || self.0.update_memory(&update, change);
-        let (changed, stats_due) = self.0.run_alone(account, step).await?;
+        let step = || inner.update_memory(&update, change);
+        let (changed, stats_due) = inner.run_alone(account, step).await?;
         ticket.commit().await?;
         if stats_due {
             self.save_stats_later(account);
@@ -249,9 +256,10 @@ impl Store {
         id: MemoryId,
         now: Timestamp,
     ) -> Result<Deleted, OpError<UpdateRefusal<Refusal>>> {
-        let ticket = self.0.admit()?;
-        let step = || self.0.delete_memory(account, key_no, id, now);
-        let (deleted, stats_due) = self.0.run_alone(account, step).await?;
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let step = || inner.delete_memory(account, key_no, id, now);
+        let (deleted, stats_due) = inner.run_alone(account, step).await?;
         ticket.commit().await?;
         if stats_due {
             self.save_stats_later(account);
@@ -268,11 +276,12 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read or written.
     pub async fn recount(&self, account: AccountKey) -> Result<Option<(u64, u64)>, StoreError> {
-        let ticket = self.0.admit()?;
-        let alone = self.0.locks.alone(account).await;
-        let store = self.clone();
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let alone = inner.locks.alone(account).await;
+        let counting = Arc::clone(&inner);
         let corrected = tokio::task::spawn_blocking(move || {
-            let outcome = store.0.recount(account);
+            let outcome = counting.recount(account);
             drop(alone);
             outcome
         })

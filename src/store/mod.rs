@@ -23,6 +23,7 @@ mod memories;
 mod pieces;
 mod place;
 mod recovery;
+mod reopen;
 mod replays;
 mod restore;
 mod schema;
@@ -34,13 +35,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod watchdog;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
 
@@ -59,6 +61,7 @@ pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
 pub use place::{Built, NewTarget, TargetError};
+pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
 pub use restore::{RestoreError, RestoreStep, Restored, restore};
 pub use stats::Stats;
@@ -79,8 +82,10 @@ pub struct Options {
     pub waiting_writes_max: usize,
     /// Free bytes of the file system at which writes stop, before the database itself meets a full
     /// disk: after that it could not even read what it was writing, and would have to be opened anew.
-    /// Writes go on by themselves once there is space again.
+    /// Writes go on by themselves once there is space again. 0 turns it off.
     pub reserve_bytes: u64,
+    /// Called once when a flush does not end, after writes were stopped: for a server, to end the process.
+    pub on_hung_disk: fn(),
 }
 
 impl Default for Options {
@@ -89,6 +94,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             waiting_writes_max: 4_096,
             reserve_bytes: 8 << 20,
+            on_hung_disk: || {},
         }
     }
 }
@@ -106,8 +112,25 @@ pub enum OpError<E: std::error::Error> {
 
 /// An open store. Clones share it; it is closed, flushed once more, when the last one goes.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Handle>);
 
+/// What outlives the database when it is opened anew; see [`reopen`].
+#[derive(Debug)]
+struct Handle {
+    /// `None` while the database is being opened anew.
+    inner: RwLock<Option<Arc<Inner>>>,
+    /// Whether there is a database, for those who wait for it.
+    open: watch::Sender<bool>,
+    /// Rung when writes are stopped by a failure.
+    alarm: Arc<Notify>,
+    /// Idempotency keys of requests that are being answered.
+    in_flight: Mutex<HashSet<[u8; 32]>>,
+    options: Options,
+    /// Last, so that the directory's lock is freed after the files are closed.
+    directory: Arc<DataDirectory>,
+}
+
+/// The open database. Each operation holds it from its beginning to its end.
 #[derive(Debug)]
 struct Inner {
     /// First, so that it is dropped first: its last flush needs the database.
@@ -117,13 +140,10 @@ struct Inner {
     locks: AccountLocks,
     stats: stats::Cache,
     totals: Totals,
-    /// Idempotency keys of requests that are being answered.
-    in_flight: Mutex<HashSet<[u8; 32]>>,
     waiting_writes: Semaphore,
     /// See [`Options::reserve_bytes`].
     reserve_bytes: AtomicU64,
-    /// Last, so that the directory's lock is freed after the files are closed.
-    directory: DataDirectory,
+    directory: Arc<DataDirectory>,
 }
 
 /// Counters over all accounts: derived when the store is opened, kept up from then on.
@@ -144,6 +164,8 @@ pub struct Health {
     pub writable: bool,
     /// Bytes that a program without privileges can still write to the file system; `None` if it does not say.
     pub free_bytes: Option<u64>,
+    /// See [`Options::reserve_bytes`].
+    pub reserve_bytes: u64,
     /// Bytes of the database's files.
     pub database_bytes: u64,
     /// Memories of all accounts.
@@ -173,50 +195,59 @@ impl Store {
     /// [`OpenError`]; nothing in the directory was changed then, unless recovery itself failed.
     pub fn open(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
         let (directory, created) = DataDirectory::open(directory)?;
-        let db = directory.open_database(options.cache_bytes)?;
-        let damaged = |reason: String| OpenError::Damaged {
-            path: directory.display(),
-            reason,
-        };
-        let trees = Trees::open(&db).map_err(|error| damaged(error.to_string()))?;
-        directory::prove_durable(&db, &trees.meta, &directory)?;
-        let committer = Committer::start(db.clone()).map_err(|error| damaged(error.to_string()))?;
-        let inner = Inner {
-            committer,
-            trees,
-            db,
-            locks: AccountLocks::new(),
-            stats: stats::Cache::new(),
-            totals: Totals::default(),
-            in_flight: Mutex::default(),
-            waiting_writes: Semaphore::new(options.waiting_writes_max),
-            reserve_bytes: AtomicU64::new(options.reserve_bytes),
-            directory,
-        };
-        let settled = inner.recover().map_err(|source| OpenError::Recovery {
-            path: inner.directory.display(),
-            source,
-        })?;
+        let (directory, alarm) = (Arc::new(directory), Arc::new(Notify::new()));
+        if directory.is_unsynced() {
+            directory.write_again()?;
+        }
+        let (inner, settled) = Inner::open(&directory, &alarm, options)?;
+        directory.mark_synced()?;
         let opened = Opened {
-            file_system: inner.directory.file_system(),
+            file_system: directory.file_system(),
             settled,
             created,
         };
-        Ok((Self(Arc::new(inner)), opened))
+        let handle = Handle {
+            inner: RwLock::new(Some(Arc::new(inner))),
+            open: watch::Sender::new(true),
+            alarm,
+            in_flight: Mutex::default(),
+            options,
+            directory,
+        };
+        Ok((Self(Arc::new(handle)), opened))
     }
 
-    /// Returns what `/health` tells.
+    /// Returns the open database.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] while it is being opened anew.
+    fn inner(&self) -> Result<Arc<Inner>, StoreError> {
+        let inner = self.0.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.clone().ok_or(StoreError::Unavailable)
+    }
+
+    /// Returns what `/health` tells. While the database is being opened anew, its figures are 0.
     #[must_use]
     pub fn health(&self) -> Health {
-        let totals = &self.0.totals;
+        let inner = self.inner().ok();
+        let count = |of: fn(&Totals) -> &AtomicU64| {
+            let totals = inner.as_ref().map(|inner| &inner.totals);
+            totals.map_or(0, |totals| of(totals).load(Ordering::Relaxed))
+        };
+        let is = |says: fn(&Inner) -> bool| inner.as_ref().is_some_and(|inner| says(inner));
         Health {
-            readable: self.0.trees.meta.get(directory::PROBE).is_ok(),
-            writable: self.0.takes_writes(),
+            readable: is(|inner| inner.trees.meta.get(directory::PROBE).is_ok()),
+            writable: is(|inner| inner.takes_writes().is_ok()),
             free_bytes: self.0.directory.free_bytes(),
-            database_bytes: self.0.db.size_on_disk().unwrap_or(0),
-            memories: totals.memories.load(Ordering::Relaxed),
-            accounts: totals.accounts.load(Ordering::Relaxed),
-            active_keys: totals.active_keys.load(Ordering::Relaxed),
+            reserve_bytes: self.0.options.reserve_bytes,
+            database_bytes: inner
+                .as_ref()
+                .and_then(|inner| inner.db.size_on_disk().ok())
+                .unwrap_or(0),
+            memories: count(|totals| &totals.memories),
+            accounts: count(|totals| &totals.accounts),
+            active_keys: count(|totals| &totals.active_keys),
         }
     }
 
@@ -226,17 +257,23 @@ impl Store {
     ///
     /// [`StoreError::OutcomeUnknown`] if the disk failed, now or before.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        self.0
-            .committer
-            .flushed()
-            .await
-            .map_err(|_| StoreError::OutcomeUnknown)
+        let flushed = self.inner()?.committer.flushed().await;
+        flushed.map_err(|_| StoreError::OutcomeUnknown)
     }
 
-    /// Stops writes as a failed disk does. For tests of what happens then.
+    /// Stops writes as a failed disk does that does not come back: nothing opens the database anew, unless
+    /// [`Self::reopen`] is called. For tests of what happens then.
     #[doc(hidden)]
     pub fn poison_for_test(&self) {
-        self.0.committer.poison(&"a test asked for it");
+        if let Ok(inner) = self.inner() {
+            inner.committer.poison_for_test();
+        }
+    }
+}
+
+impl Handle {
+    fn in_flight(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+        locks::lock(&self.in_flight)
     }
 }
 
@@ -244,7 +281,12 @@ impl Store {
 impl Store {
     /// Fills the disk, as far as the store can tell, or empties it again.
     fn set_reserve(&self, bytes: u64) {
-        self.0.reserve_bytes.store(bytes, Ordering::Relaxed);
+        let inner = self.inner().unwrap();
+        inner.reserve_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn trees(&self) -> Trees {
+        self.inner().unwrap().trees.clone()
     }
 }
 
@@ -289,19 +331,54 @@ impl Drop for Steps<'_> {
 }
 
 impl Inner {
-    /// Says whether anything may be written: the disk has not failed, and is not about to be full.
-    fn takes_writes(&self) -> bool {
-        !self.committer.is_poisoned()
-            && self
-                .directory
-                .has_space(self.reserve_bytes.load(Ordering::Relaxed))
+    /// Opens the database and settles what a crash left. Returns how many writes that were.
+    fn open(
+        directory: &Arc<DataDirectory>,
+        alarm: &Arc<Notify>,
+        options: Options,
+    ) -> Result<(Self, u64), OpenError> {
+        let db = directory.open_database(options.cache_bytes)?;
+        let damaged = |reason: String| OpenError::Damaged {
+            path: directory.display(),
+            reason,
+        };
+        let trees = Trees::open(&db).map_err(|error| damaged(error.to_string()))?;
+        directory::prove_durable(&db, &trees.meta, directory)?;
+        let committer = Committer::start(db.clone(), Arc::clone(alarm), options.on_hung_disk)
+            .map_err(|error| damaged(error.to_string()))?;
+        let inner = Self {
+            committer,
+            trees,
+            db,
+            locks: AccountLocks::new(),
+            stats: stats::Cache::new(),
+            totals: Totals::default(),
+            waiting_writes: Semaphore::new(options.waiting_writes_max),
+            reserve_bytes: AtomicU64::new(options.reserve_bytes),
+            directory: Arc::clone(directory),
+        };
+        let settled = inner.recover().map_err(|source| OpenError::Recovery {
+            path: directory.display(),
+            source,
+        })?;
+        Ok((inner, settled))
+    }
+
+    /// Says whether anything may be written: the disk is not about to be full, and has not failed.
+    fn takes_writes(&self) -> Result<(), StoreError> {
+        let reserve = self.reserve_bytes.load(Ordering::Relaxed);
+        if reserve > 0 && !self.directory.has_space(reserve) {
+            return Err(StoreError::Full);
+        }
+        if self.committer.is_poisoned() {
+            return Err(StoreError::Unavailable);
+        }
+        Ok(())
     }
 
     /// Admits a write, or refuses it before anything is changed.
     fn admit(&self) -> Result<WriteTicket<'_>, StoreError> {
-        if !self.takes_writes() {
-            return Err(StoreError::Unavailable);
-        }
+        self.takes_writes()?;
         let permit = self
             .waiting_writes
             .try_acquire()
@@ -312,7 +389,9 @@ impl Inner {
         })
     }
 
-    const fn steps(&self) -> Steps<'_> {
+    fn steps(&self) -> Steps<'_> {
+        // So that there is a flush soon, for the watchdog to see, also if a step never returns.
+        self.committer.mark_dirty();
         Steps {
             inner: self,
             complete: false,

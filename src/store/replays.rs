@@ -1,12 +1,9 @@
 //! Answers recorded under an `Idempotency-Key`, for 24 hours.
 
-use std::sync::Mutex;
-
 use crate::domain::account::AccountKey;
 use crate::domain::time::Timestamp;
 
 use super::codec::{decode_borrowed, encode, versioned};
-use super::locks::lock;
 use super::pieces::{self, INLINE_BYTES_MAX, Owner};
 use super::schema::{ReplayRecord, part, replay_key, replay_time_key};
 use super::{Inner, Store, StoreError};
@@ -29,7 +26,7 @@ pub struct Replay {
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        in_flight(&self.store.0).remove(&self.entry);
+        self.store.0.in_flight().remove(&self.entry);
     }
 }
 
@@ -68,9 +65,10 @@ impl Store {
         fingerprint: [u8; 32],
         now: Timestamp,
     ) -> Result<Replay, ReplayRefusal> {
-        let ticket = self.0.admit()?;
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
         let entry = replay_key(account, key);
-        if !in_flight(&self.0).insert(entry) {
+        if !self.0.in_flight().insert(entry) {
             return Err(ReplayRefusal::InFlight);
         }
         let replay = Replay {
@@ -79,7 +77,7 @@ impl Store {
             store: self.clone(),
             entry,
         };
-        let Some(bytes) = self.0.trees.replays.get(entry).map_err(StoreError::from)? else {
+        let Some(bytes) = inner.trees.replays.get(entry).map_err(StoreError::from)? else {
             return Ok(replay);
         };
         let record: ReplayRecord<'_> = decode_borrowed(&bytes)?;
@@ -93,7 +91,7 @@ impl Store {
             record.body.to_owned()
         } else {
             let owner = Owner::replay(entry);
-            let body = pieces::read(&self.0.trees.pieces, owner, record.revision, record.pieces)?;
+            let body = pieces::read(&inner.trees.pieces, owner, record.revision, record.pieces)?;
             // Gone: the sweep has just taken the record for expired, and so it is.
             let Some(body) = body else { return Ok(replay) };
             String::from_utf8(body)
@@ -113,9 +111,10 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read or removed.
     pub async fn sweep_replays(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let inner = self.inner()?;
         let mut removed = 0usize;
-        let ticket = self.0.admit()?;
-        for entry in self.0.trees.replay_times.iter().keys().take(SWEEP_MAX) {
+        let ticket = inner.admit()?;
+        for entry in inner.trees.replay_times.iter().keys().take(SWEEP_MAX) {
             let entry = entry?;
             let at = part::<8>(&entry, 0).map_or(0, i64::from_be_bytes);
             if !expired(Timestamp::from_micros(at), now) {
@@ -124,10 +123,9 @@ impl Store {
             let (Some(account), Some(key)) = (part(&entry, 8), part::<32>(&entry, 8)) else {
                 continue;
             };
-            let alone = self.0.locks.alone(AccountKey(account)).await;
-            self.0
-                .remove_replay_if(key, |recorded_at| expired(recorded_at, now))?;
-            self.0.trees.replay_times.remove(entry)?;
+            let alone = inner.locks.alone(AccountKey(account)).await;
+            inner.remove_replay_if(key, |recorded_at| expired(recorded_at, now))?;
+            inner.trees.replay_times.remove(entry)?;
             drop(alone);
             removed = removed.saturating_add(1);
         }
@@ -202,9 +200,4 @@ impl Inner {
 
 fn expired(recorded_at: Timestamp, now: Timestamp) -> bool {
     recorded_at.plus_seconds(KEPT_SECONDS) <= now
-}
-
-fn in_flight(inner: &Inner) -> std::sync::MutexGuard<'_, std::collections::HashSet<[u8; 32]>> {
-    let set: &Mutex<_> = &inner.in_flight;
-    lock(set)
 }

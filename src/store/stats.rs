@@ -232,13 +232,13 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read.
     pub async fn stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
-        if let Some(stats) = self.0.stats.listed(account) {
+        let inner = self.inner()?;
+        if let Some(stats) = inner.stats.listed(account) {
             return Ok(stats);
         }
-        let alone = self.0.locks.alone(account).await;
-        let store = self.clone();
+        let alone = inner.locks.alone(account).await;
         let task = tokio::task::spawn_blocking(move || {
-            let stats = store.0.load_stats(account);
+            let stats = inner.load_stats(account);
             drop(alone);
             stats
         });
@@ -248,11 +248,11 @@ impl Store {
 
     /// Takes a snapshot of an account's aggregates, beside whatever else goes on.
     pub(super) fn save_stats_later(&self, account: AccountKey) {
-        let store = self.clone();
+        let Ok(inner) = self.inner() else { return };
         drop(tokio::spawn(async move {
-            let alone = store.0.locks.alone(account).await;
+            let alone = inner.locks.alone(account).await;
             let task = tokio::task::spawn_blocking(move || {
-                let saved = store.0.save_stats(account);
+                let saved = inner.save_stats(account);
                 drop(alone);
                 saved
             });
@@ -326,7 +326,7 @@ impl Inner {
     fn load_stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
         let mut cached = self.derive_stats(account)?;
         // An import, or a crash before a snapshot: the next one who asks shall not count all of it again.
-        if cached.tail > 2 * WRITES_MIN && self.takes_writes() {
+        if cached.tail > 2 * WRITES_MIN && self.takes_writes().is_ok() {
             self.replace_snapshot(account, &self.usage(account)?, &mut cached)?;
         }
         let stats = cached.counts.listed();
@@ -337,7 +337,7 @@ impl Inner {
     /// Takes a snapshot, if one is due. The caller holds the account alone, so no write is under way.
     pub(super) fn save_stats(&self, account: AccountKey) -> Result<(), StoreError> {
         let usage = self.usage(account)?;
-        if usage.next_op < usage.stats_due || !self.takes_writes() {
+        if usage.next_op < usage.stats_due || self.takes_writes().is_err() {
             return Ok(());
         }
         let mut cached = self.derive_stats(account)?;

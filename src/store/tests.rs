@@ -24,7 +24,15 @@ async fn a_lost_race_takes_the_lock() {
             Ok("done")
         }
     };
-    assert_eq!(store.0.run_shared(account, step).await.unwrap(), "done");
+    assert_eq!(
+        store
+            .inner()
+            .unwrap()
+            .run_shared(account, step)
+            .await
+            .unwrap(),
+        "done"
+    );
     assert_eq!(tries, 2);
 }
 
@@ -60,7 +68,7 @@ async fn a_busy_account_is_waited_for() {
     tokio::time::pause();
     let started = tokio::time::Instant::now();
     let busy = || Err::<(), _>(SwapError::Refused(Refusal::Busy));
-    let refused = store.0.run_write(account, busy).await;
+    let refused = store.inner().unwrap().run_write(account, busy).await;
     assert!(matches!(
         refused,
         Err(OpError::Store(StoreError::Overloaded))
@@ -75,7 +83,15 @@ async fn a_busy_account_is_waited_for() {
             Ok(tries)
         }
     };
-    assert_eq!(store.0.run_write(account, free_at_last).await.unwrap(), 10);
+    assert_eq!(
+        store
+            .inner()
+            .unwrap()
+            .run_write(account, free_at_last)
+            .await
+            .unwrap(),
+        10
+    );
 }
 
 /// Shows that a write beyond those that may wait is refused before anything is changed.
@@ -87,7 +103,8 @@ async fn too_many_waiting_writes_are_refused() {
     };
     let (_directory, store, account) = store(options).await;
     let before = store.usage(account, NOW).unwrap();
-    let ticket = store.0.admit().unwrap();
+    let inner = store.inner().unwrap();
+    let ticket = inner.admit().unwrap();
     let refused = store
         .change_plan(account, crate::domain::plan::Plan::Premium, NOW)
         .await;

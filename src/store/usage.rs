@@ -32,7 +32,8 @@ impl Store {
     ///
     /// [`StoreError`] if it cannot be read, [`StoreError::Corrupt`] if there is none.
     pub fn usage(&self, account: AccountKey, now: Timestamp) -> Result<Usage, StoreError> {
-        let mut usage = self.0.usage(account)?;
+        let inner = self.inner()?;
+        let mut usage = inner.usage(account)?;
         usage.roll_over(now);
         Ok(usage)
     }
@@ -49,17 +50,15 @@ impl Store {
         cost: u64,
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
-        if self.0.takes_writes() {
-            let step = || {
-                self.0
-                    .swap_usage(account, |usage| usage.debit(key_no, cost, now))
-            };
-            match self.0.run_shared(account, step).await {
+        let inner = self.inner()?;
+        if inner.takes_writes().is_ok() {
+            let step = || inner.swap_usage(account, |usage| usage.debit(key_no, cost, now));
+            match inner.run_shared(account, step).await {
                 Ok(balance) => {
-                    self.0.committer.mark_dirty();
+                    inner.committer.mark_dirty();
                     return Ok(Debited { cost, balance });
                 }
-                Err(OpError::Store(_)) if self.0.committer.is_poisoned() => {}
+                Err(OpError::Store(_)) if inner.committer.is_poisoned() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -95,11 +94,11 @@ impl Store {
         plan: Plan,
         now: Timestamp,
     ) -> Result<(Plan, Usage), StoreError> {
-        let ticket = self.0.admit()?;
-        let changed = self
-            .0
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let changed = inner
             .run_alone(account, || {
-                self.0.swap_usage::<_, Refusal>(account, |usage| {
+                inner.swap_usage::<_, Refusal>(account, |usage| {
                     Ok((usage.change_plan(plan, now), usage.clone()))
                 })
             })

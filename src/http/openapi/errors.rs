@@ -166,8 +166,9 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
-            "The disk failed or is full. Nothing was changed, unless `outcome` is `unknown`."
+            "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
         }
+        Code::StorageFull => "Little space is left on the disk. Nothing was changed; reads go on.",
         Code::Internal => "A fault of the server's.",
     }
 }
@@ -238,6 +239,7 @@ fn made(code: Code) -> ApiError {
         Code::StorageUnavailable => Failure::StorageUnavailable {
             outcome_unknown: false,
         },
+        Code::StorageFull => Failure::StorageFull,
         // Not through `Failure::Internal`, which would write to the log.
         Code::Internal => return ApiError::internal(),
     };
@@ -312,7 +314,9 @@ pub(super) fn response(codes: &[Code]) -> Response {
 
 /// Returns the one schema of every error.
 pub(super) fn schema() -> Object {
-    let words = Code::ALL.map(|code| code.word_and_status().0);
+    let mut words = Code::ALL.map(|code| code.word_and_status().0).to_vec();
+    // Two statuses of one word stand side by side.
+    words.dedup();
     let whole = |description: &str| {
         ObjectBuilder::new()
             .schema_type(Type::Integer)

@@ -207,7 +207,11 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
         codes.extend([Code::OutOfCredits, Code::Overloaded]);
     }
     if described.writes {
-        codes.extend([Code::Overloaded, Code::StorageUnavailable]);
+        codes.extend([
+            Code::Overloaded,
+            Code::StorageUnavailable,
+            Code::StorageFull,
+        ]);
     }
     codes.extend(described.refusals.iter().copied());
     codes

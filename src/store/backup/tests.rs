@@ -136,9 +136,18 @@ async fn what_is_restored_is_what_was_there() {
     let folders = Folders::new();
     let store = folders.open("data");
     let (bo, nameless) = fill(&store).await;
-    let before = facts(&store.0.trees);
+    let before = facts(&store.trees());
     let usage = store.usage(bo, NOW).unwrap();
-    assert_eq!(store.0.usage(nameless).unwrap().intents.len(), 1);
+    assert_eq!(
+        store
+            .inner()
+            .unwrap()
+            .usage(nameless)
+            .unwrap()
+            .intents
+            .len(),
+        1
+    );
     let backup = tokio::task::block_in_place(|| folders.back_up(&store, "a.backup"));
     let contents = backup.contents;
     assert_eq!(
@@ -159,9 +168,9 @@ async fn what_is_restored_is_what_was_there() {
     assert_eq!(folders.names("restored"), ["FORMAT", "db", "lock"]);
     let store = folders.open("restored");
     sound(&store);
-    assert!(facts(&store.0.trees) == before);
+    assert!(facts(&store.trees()) == before);
     // As if a snapshot had just been taken: asking for aggregates counts nothing again.
-    let head = store.0.stats_head(bo).unwrap().unwrap();
+    let head = store.inner().unwrap().stats_head(bo).unwrap().unwrap();
     assert_eq!((head.through, head.op), (usage.newest, usage.next_op - 1));
     assert_eq!(store.stats(bo).await.unwrap().total, 4);
     let later = NOW.plus_seconds(60);
@@ -313,7 +322,7 @@ fn an_interrupted_restore_is_run_again() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(fill(&store));
     folders.back_up(&store, "a.backup");
-    let expected = facts(&store.0.trees);
+    let expected = facts(&store.trees());
     let mut steps = Vec::new();
     let stopped = restore(
         &folders.path("a.backup"),
@@ -350,7 +359,7 @@ fn an_interrupted_restore_is_run_again() {
         folders.restore("a.backup", "killed").unwrap();
         let store = folders.open("killed");
         sound(&store);
-        assert!(facts(&store.0.trees) == expected);
+        assert!(facts(&store.trees()) == expected);
         drop(store);
         fs::remove_dir_all(killed).unwrap();
     }
@@ -418,7 +427,7 @@ async fn a_damaged_store_is_not_backed_up_in_silence() {
     let store = folders.open("data");
     let account = sign_up(&store, None, 1_000, new_key("k")).await;
     add(&store, account, 1, 1, 30_000).await;
-    let pieces = &store.0.trees.pieces;
+    let pieces = &store.trees().pieces;
     let piece = pieces.scan_prefix(b"m").keys().nth(1).unwrap().unwrap();
     pieces.remove(piece).unwrap();
     let path = folders.path("a.backup");

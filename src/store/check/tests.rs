@@ -36,13 +36,14 @@ impl Fixture {
         let grows = add(&store, bo, 2, 4, 10).await;
         let shrinks = add(&store, bo, 2, 5, 30_000).await;
         store
-            .0
+            .inner()
+            .unwrap()
             .swap_usage::<_, std::convert::Infallible>(bo, |usage| {
                 usage.stats_due = 0;
                 Ok(())
             })
             .unwrap();
-        store.0.save_stats(bo).unwrap();
+        store.inner().unwrap().save_stats(bo).unwrap();
         change(&store, bo, long, 20_000).await;
         change(&store, bo, grows, 30_000).await;
         change(&store, bo, shrinks, 10).await;
@@ -85,28 +86,34 @@ impl Fixture {
     }
 
     fn with_usage(&self, change: impl Fn(&mut Usage)) -> Vec<String> {
-        let mut usage = self.store.0.usage(self.bo).unwrap();
+        let mut usage = self.store.inner().unwrap().usage(self.bo).unwrap();
         change(&mut usage);
         let bytes = Some(encode(&usage).unwrap());
-        self.damaged(&self.store.0.trees.usage, &self.bo.0, bytes)
+        self.damaged(&self.store.trees().usage, &self.bo.0, bytes)
     }
 
     fn with_user(&self, change: impl Fn(&mut AccountRecord)) -> Vec<String> {
-        let mut record = self.store.0.account_record(self.bo).unwrap();
+        let mut record = self.store.inner().unwrap().account_record(self.bo).unwrap();
         change(&mut record);
         let bytes = Some(encode(&record).unwrap());
-        self.damaged(&self.store.0.trees.users, &self.bo.0, bytes)
+        self.damaged(&self.store.trees().users, &self.bo.0, bytes)
     }
 
     fn with_key(&self, hash: KeyHash, change: impl Fn(&mut KeyRecord)) -> Vec<String> {
-        let mut record = self.store.0.key_record(&hash).unwrap().unwrap();
+        let mut record = self
+            .store
+            .inner()
+            .unwrap()
+            .key_record(&hash)
+            .unwrap()
+            .unwrap();
         change(&mut record);
         let bytes = Some(encode(&record).unwrap());
-        self.damaged(&self.store.0.trees.keys, &hash.0, bytes)
+        self.damaged(&self.store.trees().keys, &hash.0, bytes)
     }
 
     fn with_head(&self, id: MemoryId, change: impl Fn(&mut MemoryHead<'_>)) -> Vec<String> {
-        let (memories, key) = (&self.store.0.trees.memories, memory_key(self.bo, id));
+        let (memories, key) = (&self.store.trees().memories, memory_key(self.bo, id));
         let bytes = memories.get(key).unwrap().unwrap();
         let mut head: MemoryHead<'_> = decode_borrowed(&bytes).unwrap();
         change(&mut head);
@@ -121,7 +128,7 @@ async fn what_the_operations_leave_is_sound() {
     let report = fixture.store.check().unwrap();
     assert_eq!(report.to_string(), "2 accounts, 3 keys, 5 memories: sound");
     // The fixture has what the other tests damage.
-    let trees = &fixture.store.0.trees;
+    let trees = &fixture.store.trees();
     for tree in [
         &trees.pieces,
         &trees.stats,
@@ -191,7 +198,7 @@ async fn wrong_counters_are_named() {
 #[tokio::test]
 async fn accounts_that_do_not_fit_are_named() {
     let fixture = Fixture::make().await;
-    let (trees, bo) = (&fixture.store.0.trees, fixture.bo.anonymous_id());
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
     let al = fixture.al.anonymous_id();
     let name = b"bo@example.com".as_slice();
     let found = fixture.damaged(&trees.names, name, None);
@@ -259,7 +266,7 @@ async fn accounts_that_do_not_fit_are_named() {
 #[tokio::test]
 async fn keys_that_do_not_fit_are_named() {
     let fixture = Fixture::make().await;
-    let (trees, bo) = (&fixture.store.0.trees, fixture.bo.anonymous_id());
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
     let [(first, first_id), (second, second_id)] = &fixture.keys;
     let found = fixture.damaged(&trees.key_ids, first_id.as_str().as_bytes(), None);
     assert_eq!(
@@ -356,7 +363,7 @@ async fn keys_that_do_not_fit_are_named() {
 async fn memories_that_are_not_whole_are_named() {
     let fixture = Fixture::make().await;
     let (trees, bo, id) = (
-        &fixture.store.0.trees,
+        &fixture.store.trees(),
         fixture.bo.anonymous_id(),
         fixture.short,
     );
@@ -416,7 +423,7 @@ async fn memories_that_are_not_whole_are_named() {
 #[tokio::test]
 async fn answers_and_aggregates_that_do_not_fit_are_named() {
     let fixture = Fixture::make().await;
-    let (trees, bo) = (&fixture.store.0.trees, fixture.bo.anonymous_id());
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
     let answer = replay_key(fixture.bo, [7; 16]);
     let name = format!("{bo} {}", "07".repeat(16));
     let found = fixture.damaged(&trees.replay_times, &replay_time_key(NOW, answer), None);
@@ -473,7 +480,7 @@ async fn answers_and_aggregates_that_do_not_fit_are_named() {
 #[tokio::test]
 async fn an_interrupted_snapshot_leaves_nothing() {
     let fixture = Fixture::make().await;
-    let pieces = &fixture.store.0.trees.pieces;
+    let pieces = &fixture.store.trees().pieces;
     for account in [fixture.bo, fixture.al] {
         pieces::write(pieces, Owner::stats(account.0), 99, &[0; 9_000]).unwrap();
     }
@@ -485,7 +492,7 @@ async fn an_interrupted_snapshot_leaves_nothing() {
         format!("pieces s {al}: its owner is not there"),
     ];
     assert_eq!(found, expected);
-    fixture.store.0.recover().unwrap();
+    fixture.store.inner().unwrap().recover().unwrap();
     let report = fixture.store.check().unwrap();
     assert!(report.is_sound(), "{report}");
 }
@@ -494,7 +501,13 @@ async fn an_interrupted_snapshot_leaves_nothing() {
 #[tokio::test]
 async fn blobs_are_named_and_long_lists_are_cut() {
     let fixture = Fixture::make().await;
-    let blobs = fixture.store.0.directory.database_path().join("blobs");
+    let blobs = fixture
+        .store
+        .inner()
+        .unwrap()
+        .directory
+        .database_path()
+        .join("blobs");
     std::fs::create_dir_all(&blobs).unwrap();
     std::fs::write(blobs.join("12"), "x").unwrap();
     let report = fixture.store.check().unwrap();
@@ -509,8 +522,7 @@ async fn blobs_are_named_and_long_lists_are_cut() {
     for n in 0..1_100u32 {
         fixture
             .store
-            .0
-            .trees
+            .trees()
             .key_ids
             .insert(n.to_be_bytes(), b"")
             .unwrap();

@@ -35,12 +35,12 @@ impl Crash {
         self.store.as_ref().unwrap()
     }
 
-    fn trees(&self) -> &crate::store::schema::Trees {
-        &self.store().0.trees
+    fn trees(&self) -> crate::store::schema::Trees {
+        self.store().trees()
     }
 
     fn usage(&self) -> Usage {
-        self.store().0.usage(self.account).unwrap()
+        self.store().inner().unwrap().usage(self.account).unwrap()
     }
 
     /// Opens the store anew, holds it sound, and returns how many writes it had to settle.
@@ -49,7 +49,10 @@ impl Crash {
         let (store, opened) = Store::open(self.directory.path(), Options::default()).unwrap();
         let report = store.check().unwrap();
         assert!(report.is_sound(), "{report}");
-        assert_eq!(store.0.usage(self.account).unwrap().intents, []);
+        assert_eq!(
+            store.inner().unwrap().usage(self.account).unwrap().intents,
+            []
+        );
         self.store = Some(store);
         opened.settled
     }
@@ -152,13 +155,19 @@ async fn a_change_is_there_whole_or_not_at_all() {
             // A snapshot counts it, so that the change writes to the journal.
             crash
                 .store()
-                .0
+                .inner()
+                .unwrap()
                 .swap_usage(crash.account, |usage| {
                     usage.stats_due = 0;
                     Ok::<_, Refusal>(())
                 })
                 .unwrap();
-            crash.store().0.save_stats(crash.account).unwrap();
+            crash
+                .store()
+                .inner()
+                .unwrap()
+                .save_stats(crash.account)
+                .unwrap();
             let (before, old) = (crash.counters(), crash.entry(id).unwrap());
             let trees = crash.trees().clone();
             let (heads, pieces) = (all(&trees.memories), all(&trees.pieces));
@@ -395,7 +404,7 @@ async fn a_revocation_is_there_whole_or_not_at_all() {
 #[tokio::test]
 async fn an_interrupted_write_stops_writes() {
     let crash = Crash::prepare().await;
-    drop(crash.store().0.steps());
+    drop(crash.store().inner().unwrap().steps());
     let refused = crash
         .store()
         .add_memory(
@@ -440,7 +449,8 @@ async fn a_recount_corrects_every_counter() {
     assert_eq!(crash.store().recount(crash.account).await.unwrap(), None);
     crash
         .store()
-        .0
+        .inner()
+        .unwrap()
         .swap_usage(crash.account, |usage| {
             usage.held = 9;
             usage.shares[0].held = 5;
@@ -448,7 +458,13 @@ async fn a_recount_corrects_every_counter() {
         })
         .unwrap();
     let hash = new_key("second-key").hash;
-    let mut record = crash.store().0.key_record(&hash).unwrap().unwrap();
+    let mut record = crash
+        .store()
+        .inner()
+        .unwrap()
+        .key_record(&hash)
+        .unwrap()
+        .unwrap();
     record.revoked.as_mut().unwrap().share.held = 7;
     crash
         .trees()
@@ -461,7 +477,8 @@ async fn a_recount_corrects_every_counter() {
     );
     let active = crash
         .store()
-        .0
+        .inner()
+        .unwrap()
         .account_record(crash.account)
         .unwrap()
         .active;
@@ -491,15 +508,12 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
         .store()
         .change_plan(crash.account, Plan::Premium, NOW)
         .await;
-    assert!(matches!(plan, Err(StoreError::Unavailable)));
+    assert!(matches!(plan, Err(StoreError::Full)));
     let deleted = crash.store().delete_memory(crash.account, 1, id, NOW).await;
-    assert!(matches!(
-        deleted,
-        Err(OpError::Store(StoreError::Unavailable))
-    ));
+    assert!(matches!(deleted, Err(OpError::Store(StoreError::Full))));
     let read = crash.store().debit(crash.account, 1, 1, NOW).await.unwrap();
     assert_eq!((read.cost, crash.counters()), (0, before));
-    crash.store().set_reserve(0);
+    crash.store().set_reserve(1);
     while !crash.store().health().writable {
         tokio::task::yield_now().await;
     }

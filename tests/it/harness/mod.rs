@@ -14,8 +14,9 @@ use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
 use memoryos::domain::time::Timestamp;
+use memoryos::server::EndError;
 use memoryos::server::StartError;
-use memoryos::store::{Store, StoreError};
+use memoryos::store::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -38,6 +39,7 @@ pub(crate) struct Options {
     pub signup_plans: Vec<Plan>,
     pub public_url: Option<&'static str>,
     pub body_bytes_max: usize,
+    pub min_free_bytes: u64,
     pub start: &'static str,
     /// A folder for backups, and how often they are due.
     pub backups: Option<(PathBuf, Duration)>,
@@ -52,6 +54,7 @@ impl Default for Options {
             signup_plans: Plan::ALL.to_vec(),
             public_url: None,
             body_bytes_max: 65_536,
+            min_free_bytes: 0,
             start: START,
             backups: None,
         }
@@ -67,7 +70,7 @@ pub(crate) struct Server {
     base: String,
     store: Option<Store>,
     stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<Result<(), StoreError>>>,
+    task: Option<JoinHandle<Result<(), EndError>>>,
 }
 
 /// Returns the instant that a text in RFC 3339 names.
@@ -135,6 +138,8 @@ impl Server {
             backup_dir: options.backups.clone().map(|(folder, _)| folder),
             backup_every: options.backups.as_ref().map(|(_, every)| *every),
             backup_keep: 7,
+            min_free_bytes: options.min_free_bytes,
+            on_hung_disk: || {},
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),

@@ -17,6 +17,7 @@ mod backup;
 mod cli;
 mod crash;
 mod durable;
+mod faults;
 mod secrecy;
 mod storm;
 
