@@ -512,7 +512,8 @@ mod tests {
             (Kind::Account, encode(&users).unwrap()),
             (Kind::Usage, encode(&usage).unwrap()),
         ] {
-            bytes.extend([kind.number(), 0, 16, 0, value.len() as u8]);
+            let length = u8::try_from(value.len()).unwrap();
+            bytes.extend([kind.number(), 0, 16, 0, length]);
             bytes.extend([7; 16]);
             bytes.extend(value);
         }

@@ -133,9 +133,8 @@ fn sweep(folder: &Path, own: &str) -> io::Result<()> {
             }
             // Another process is writing it.
             Ok((Err(TryLockError::WouldBlock), _)) => {}
-            Ok((Err(TryLockError::Error(error)), _)) => return Err(error),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Ok((Err(TryLockError::Error(error)), _)) | Err(error) => return Err(error),
         }
     }
     Ok(())

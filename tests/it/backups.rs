@@ -1,5 +1,10 @@
 //! Backups over HTTP and by the clock, and what a new service makes of them.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows fails, as it should"
+)]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +17,7 @@ use memoryos::domain::usage::{Share, Usage};
 use memoryos::store::{
     self, BulkAccount, BulkKey, BulkMemory, Options as StoreOptions, Store, Target,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Server, assert_fields, assert_time, at, memory};
 
@@ -53,10 +58,12 @@ pub(crate) fn make_large(data: &Path, count: u64) -> AccountKey {
         let words = [
             "coffee", "meeting", "train", "invoice", "garden", "draft", "birthday",
         ];
-        let word =
-            |k: u64| words[(n.wrapping_mul(2_654_435_761).rotate_left(k as u32) % 7) as usize];
+        let word = |k: u32| {
+            let mixed = n.wrapping_mul(2_654_435_761).rotate_left(k);
+            words[usize::try_from(mixed % 7).unwrap()]
+        };
         let text: Vec<String> = (0..20)
-            .map(|k| format!("{} {}", word(k), n ^ (k << 9)))
+            .map(|k| format!("{} {}", word(k), n ^ (u64::from(k) << 9)))
             .collect();
         let json = json!({
             "topic": word(1), "type": "note", "category": word(2), "input": text.join(", "),
@@ -254,6 +261,7 @@ fn seconds<T>(work: impl FnOnce() -> T) -> (T, f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints the README's figures; minutes, and only true of a release build"]
+#[expect(clippy::print_stdout, reason = "the figures")]
 async fn figures() {
     // The README's figures: time and size of a backup and a restore of 200,000 memories, the longest wait for
     // a debit meanwhile, and what a restore gives back after a mass deletion.
@@ -277,17 +285,18 @@ async fn figures() {
         }
     }
     let (backup, took) = making.await.unwrap();
-    eprintln!("longest debit meanwhile: {longest:?} (its account, another)");
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let report = |text: String| eprintln!("{text}");
+    println!("longest debit meanwhile: {longest:?} (its account, another)");
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let report = |text: String| println!("{text}");
     report(format!(
-        "backup of {memories} memories: {took:.2} s, {:.1} MiB of {:.1} MiB",
+        "backup of {memories} memories: {took:.2} s, {} of {}",
         mib(backup.file_bytes),
         mib(backup.contents.bytes)
     ));
     let to = path("restored");
-    let (_, took) = seconds(|| drop(restored_unchecked(&path("a.backup"), &to)));
-    report(format!("restore: {took:.2} s, {:.1} MiB", mib(size(&to))));
+    let (restored_of, took) = seconds(|| restored_unchecked(&path("a.backup"), &to));
+    assert_eq!(restored_of, memories);
+    report(format!("restore: {took:.2} s, {}", mib(size(&to))));
 
     // Nine in ten go, by 64 callers at a time.
     let ids: Vec<MemoryId> = (0..memories)
@@ -314,7 +323,7 @@ async fn figures() {
     let after = path("after");
     drop(restored(&path("b.backup"), &after));
     report(format!(
-        "after deleting nine in ten: {:.1} MiB before, {:.1} MiB restored, {} memories",
+        "after deleting nine in ten: {} before, {} restored, {} memories",
         mib(before),
         mib(size(&after)),
         second.contents.memories
@@ -340,7 +349,7 @@ async fn new_account(store: &Store) -> AccountKey {
     store.create_account(new).await.unwrap().account
 }
 
-fn restored_unchecked(file: &Path, to: &Path) -> Value {
+fn restored_unchecked(file: &Path, to: &Path) -> u64 {
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
-    json!(store::restore(file, to, go_on).unwrap().contents.memories)
+    store::restore(file, to, go_on).unwrap().contents.memories
 }

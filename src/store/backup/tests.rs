@@ -250,7 +250,7 @@ async fn a_changed_file_is_refused() {
     };
     // Both ends byte for byte, and 400 places between them; a fixed step walks through all of it.
     let ends = (0..80).chain(length - 180..length);
-    let between = (0..400u64).map(|n| 80 + (n * 7_919 % (length as u64 - 260)) as usize);
+    let between = (0..400).map(|n: usize| 80 + n * 7_919 % (length - 260));
     for (n, at) in ends.chain(between).enumerate() {
         let mut changed = bytes.clone();
         changed[at] ^= 1 << (n % 8);

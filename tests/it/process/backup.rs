@@ -273,13 +273,13 @@ fn a_backup_beside_a_storm_is_whole() {
     loop {
         let path = format!("/memory?limit=100&page={page}");
         let answer = client.with_key(&key, "GET", &path, None).expect(200);
-        let found = answer.body["memories"].as_array().unwrap().len() as u64;
+        let found = answer.body["memories"].as_array().unwrap().len();
         listed += found;
         page += 1;
         if found < 100 {
             break;
         }
     }
-    assert_eq!(listed, counted);
+    assert_eq!(u64::try_from(listed).unwrap(), counted);
     process.stop();
 }
