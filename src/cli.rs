@@ -1,16 +1,21 @@
 //! The command line.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, DataArgs, Secrets, ServeArgs};
 use crate::import::ImportArgs;
 use crate::progress::Bar;
 use crate::server::{Server, StartError};
-use crate::store::{CheckReport, Health, OpenError, Options, Problem, Progress, Store, StoreError};
+use crate::store::{
+    self, CheckReport, Health, OpenError, Options, Problem, Progress, RestoreStep, Store,
+    StoreError,
+};
 
 /// The release and the commit it was built from.
 pub const VERSION: &str = concat!(
@@ -31,6 +36,8 @@ Examples:
   memoryos serve --host 0.0.0.0 --port 8080   serve every network (set ADMIN_KEY)
   memoryos import --help                      take over the old program's files
   memoryos check                              recount everything in a stopped server's data
+  memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
+  memoryos restore a.backup --data-dir new    make a data directory of a backup
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
 Secrets come from the environment or a file, never from a flag:
@@ -63,6 +70,22 @@ a record that cannot be read: for that, restore a backup. Interrupted, run it ag
 
 Exit codes: 0 all is sound (with --repair: afterwards), 1 something is wrong,
 2 a setting is wrong.";
+
+const BACKUP_HELP: &str = "\
+Examples:
+  memoryos backup monday.backup --data-dir ./data
+  curl -X POST http://127.0.0.1:5000/admin/backup -H \"X-ADMIN-KEY: $ADMIN_KEY\"    while the server runs
+
+The file holds memories, e-mail addresses and hashes of keys as they are, and no
+API key: keep it where only you can read it. Nobody else can read the new file.";
+
+const RESTORE_HELP: &str = "\
+Examples:
+  memoryos restore monday.backup --data-dir ./restored
+  memoryos serve --data-dir ./restored
+
+The whole file is proved before anything is written. A restore also gives back
+the space of deleted memories: stop the server, back up, restore, move.";
 
 /// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
 #[derive(Debug, Parser)]
@@ -103,6 +126,28 @@ enum Command {
         #[command(flatten)]
         data: DataArgs,
     },
+    /// Write all data of a stopped server to one new file.
+    ///
+    /// Settles what a crash left, as a start does, and changes nothing else. POST /admin/backup does the
+    /// same while the server runs.
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArgs),
+    /// Make a new data directory of a backup.
+    ///
+    /// The directory is empty or absent. All or nothing: the whole file is proved first, and a restore that
+    /// was interrupted is finished by running it again.
+    #[command(after_help = RESTORE_HELP)]
+    Restore(BackupArgs),
+}
+
+/// Which backup, and where the data is.
+#[derive(Debug, Args)]
+struct BackupArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 /// Runs the command that the arguments name.
@@ -116,6 +161,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Import { files, data } => import(&files, &data),
         Command::Check { repair, data } => check(&data, repair),
+        Command::Backup(args) => back_up(&args),
+        Command::Restore(args) => restore(&args),
     }
 }
 
@@ -246,6 +293,77 @@ impl Bars {
         if let Some((_, bar)) = self.shown.take() {
             bar.clear();
         }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn back_up(args: &BackupArgs) -> ExitCode {
+    crate::telemetry::start();
+    let (file, directory) = (&args.file, &args.data.data_dir);
+    if !store::holds_data(directory) {
+        let none = format!("there is no data in {}", directory.display());
+        return fail(EXIT_FAILURE, &ConfigError(none));
+    }
+    let options = Options {
+        cache_bytes: args.data.cache_mib << 20,
+        ..Options::default()
+    };
+    let store = match Store::open(directory, options) {
+        Ok((store, _)) => store,
+        Err(error @ OpenError::Locked(_)) => {
+            let way_out = format!("{error}; POST /admin/backup backs up a server that runs");
+            return fail(EXIT_FAILURE, &ConfigError(way_out));
+        }
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    let bar = Bar::new("backing up");
+    let outcome = store.back_up(file, Clock::System.now(), &mut |done, all| {
+        bar.show(done, all);
+        ControlFlow::Continue(())
+    });
+    bar.clear();
+    match outcome {
+        Ok(backup) => {
+            println!(
+                "backed up to {}, {} bytes:\n{}",
+                file.display(),
+                backup.file_bytes,
+                backup.contents
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn restore(args: &BackupArgs) -> ExitCode {
+    crate::telemetry::start();
+    let directory = &args.data.data_dir;
+    let (verifying, writing) = (Bar::new("verifying"), Bar::new("writing"));
+    let outcome = store::restore(&args.file, directory, &mut |step, done, all| {
+        match step {
+            RestoreStep::Verifying => verifying.show(done, all),
+            RestoreStep::Writing => {
+                verifying.clear();
+                writing.show(done, all);
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    verifying.clear();
+    writing.clear();
+    match outcome {
+        Ok(restored) => {
+            println!(
+                "restored into {} what was backed up at {}:\n{}",
+                directory.display(),
+                restored.backed_up_at,
+                restored.contents
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EXIT_FAILURE, &error),
     }
 }
 

@@ -64,6 +64,8 @@ pub enum Failure {
     MemoryLimitExceeded(Balance),
     /// A check is running.
     CheckInProgress,
+    /// A backup is being made.
+    BackupInProgress,
     /// Too many writes wait.
     Overloaded,
     /// Nothing can be written. `outcome_unknown`: this write may or may not be there later.

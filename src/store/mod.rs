@@ -6,6 +6,10 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod archive;
+mod backup;
+mod backup_file;
+mod backup_folder;
 mod bulk;
 mod check;
 mod codec;
@@ -17,11 +21,14 @@ mod keys;
 mod locks;
 mod memories;
 mod pieces;
+mod place;
 mod recovery;
 mod reopen;
 mod repair;
 mod replays;
+mod restore;
 mod schema;
+mod sequence;
 mod stats;
 #[cfg(test)]
 mod storms;
@@ -43,12 +50,12 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
-pub use bulk::{
-    Built, Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, NewTarget, Target, TargetError,
-    target,
-};
+pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
+pub use backup::{Backup, BackupError, BackupProgress};
+pub use backup_folder::{BackupCause, BackupFolder};
+pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
 pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progress};
-pub use directory::{FORMAT, FileSystem};
+pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
 pub use error::{OpenError, StoreError};
 pub use keys::{
     ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
@@ -56,8 +63,10 @@ pub use keys::{
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
+pub use place::{Built, NewTarget, TargetError};
 pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
+pub use restore::{RestoreError, RestoreStep, Restored, restore};
 pub use stats::Stats;
 pub use usage::Debited;
 

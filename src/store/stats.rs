@@ -26,7 +26,7 @@ use super::usage::never_refused;
 use super::{Inner, Store, StoreError};
 
 /// Writes between two snapshots, if the account has fewer names than that.
-const WRITES_MIN: u64 = 1_000;
+pub(super) const WRITES_MIN: u64 = 1_000;
 /// Most names that an answer lists of each kind.
 const NAMES_MAX: usize = 1_000;
 /// Accounts whose aggregates are kept in memory.
