@@ -69,6 +69,21 @@ pub struct ServeArgs {
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub drain_seconds: u32,
+    /// Folder for backups, made if it is not there [default: backups in the data directory]
+    #[arg(long, env = "BACKUP_DIR", value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
+    /// Make a backup this long after the last one: 30m, 24h, 7d; 1 minute to 365 days. Off unless set.
+    #[arg(
+        long,
+        visible_alias = "every",
+        env = "BACKUP_EVERY",
+        value_name = "TIME"
+    )]
+    pub backup_every: Option<String>,
+    /// How many of the backups made by --backup-every to keep; 1 to 10000.
+    #[arg(long, visible_alias = "keep", env = "BACKUP_KEEP", default_value_t = 7, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub backup_keep: u32,
     /// Free MiB of the disk at which writes stop (507) and reads go on, uncharged, until there is more;
     /// 0 turns that off; at most 1048576.
     #[arg(long, env = "MIN_FREE_MIB", default_value_t = 256, value_name = "MIB",
@@ -108,6 +123,12 @@ pub struct Config {
     pub idle: Duration,
     /// How long requests get to end at a stop.
     pub drain: Duration,
+    /// Folder for backups; `None` for the one in the data directory.
+    pub backup_dir: Option<PathBuf>,
+    /// How long after a backup the next is due; `None` for never.
+    pub backup_every: Option<Duration>,
+    /// How many of those are kept.
+    pub backup_keep: usize,
     /// Free bytes of the data directory's disk at which writes stop; 0 for never.
     pub min_free_bytes: u64,
     /// See [`crate::store::Options::on_hung_disk`].
@@ -139,6 +160,14 @@ impl Config {
             connections_max: usize::try_from(args.connections_max).unwrap_or(4_096),
             idle: Duration::from_secs(args.idle_seconds.into()),
             drain: Duration::from_secs(args.drain_seconds.into()),
+            backup_dir: args.backup_dir.filter(|dir| !dir.as_os_str().is_empty()),
+            backup_every: args
+                .backup_every
+                .as_deref()
+                .filter(|text| !text.is_empty())
+                .map(parse_every)
+                .transpose()?,
+            backup_keep: usize::try_from(args.backup_keep).unwrap_or(7),
             min_free_bytes: args.min_free_mib << 20,
             on_hung_disk: || {},
             secrets,
@@ -188,6 +217,24 @@ fn parse_plans(text: &str) -> Result<Vec<Plan>, ConfigError> {
             })
         })
         .collect()
+}
+
+/// Parses a time such as `24h`.
+fn parse_every(text: &str) -> Result<Duration, ConfigError> {
+    let wrong = || {
+        ConfigError(format!(
+            "--backup-every (BACKUP_EVERY) is {text:?}; it takes minutes, hours or days, such as 30m, 24h or \
+             7d, 1 minute to 365 days"
+        ))
+    };
+    let units = [('m', 60), ('h', 3_600), ('d', 86_400)];
+    let found = units.into_iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(seconds)
+    });
+    let is_allowed = |seconds: &u64| (60..=365 * 86_400).contains(seconds);
+    let seconds = found.filter(is_allowed).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(seconds))
 }
 
 fn parse_url(text: &str) -> Result<String, ConfigError> {
@@ -330,6 +377,9 @@ mod tests {
             connections_max: 0,
             idle: Duration::ZERO,
             drain: Duration::ZERO,
+            backup_dir: None,
+            backup_every: None,
+            backup_keep: 1,
             min_free_bytes: 0,
             on_hung_disk: || {},
             secrets: Secrets {
@@ -361,6 +411,24 @@ mod tests {
     fn wrong_settings_are_named() {
         assert_eq!(parse_plans(" Pro,,Free "), Ok(vec![Plan::Pro, Plan::Free]));
         assert_eq!(parse_plans(""), Ok(vec![]));
+        for (text, seconds) in [("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(parse_every(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in [
+            "24",
+            "h",
+            "0m",
+            "-1h",
+            "1.5h",
+            "24 h",
+            "366d",
+            "99999999999999999999d",
+        ] {
+            assert!(
+                parse_every(text).unwrap_err().0.contains("BACKUP_EVERY"),
+                "{text}"
+            );
+        }
         assert!(parse_plans("Gold").unwrap_err().0.contains("SIGNUP_PLANS"));
         for log in ["", "info", "DEBUG", "warn,memoryos::store=trace"] {
             assert_eq!(parse_log(log), Ok(()), "{log}");

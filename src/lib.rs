@@ -8,7 +8,7 @@
 //! | [`http`] | routes, credentials, bodies, answers | 4 |
 //! | [`server`] | listening, serving, stopping | 5 |
 //! | [`import`] | the old program's files | 6 |
-//! | [`config`], [`cli`], [`telemetry`], [`clock`] | settings, commands, the log, the time | 7 |
+//! | [`config`], [`cli`], [`telemetry`], [`progress`], [`clock`] | settings, commands, the log, bars, the time | 7 |
 //! | `fuzzing` | what must hold for any bytes; built for tests and `cargo fuzz` only | 8 |
 //!
 //! `ARCHITECTURE.md` has the map, what is absent, and one request walked through.
@@ -31,6 +31,7 @@ pub mod domain;
 pub mod fuzzing;
 pub mod http;
 pub mod import;
+pub mod progress;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -17,12 +17,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, Failure, Settings};
+use crate::app::{App, BackupSettings, Failure, Settings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
 use crate::import;
-use crate::store::{OpenError, Options, Reopened, Store, StoreError};
+use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -44,6 +44,8 @@ const OPENING_WAIT: Duration = Duration::from_secs(10);
 const HEALTH: &str = "/health";
 /// How often expired records are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// How often it is looked whether a backup is due.
+const BACKUP_LOOK: Duration = Duration::from_secs(60);
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,14 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The folder for backups cannot be made.
+    #[error("--backup-dir (BACKUP_DIR) {path} cannot be made: {source}")]
+    BackupDir {
+        /// The folder.
+        path: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The operator's key could not be made.
     #[error("JAVLIN_API_KEY cannot be made a key: {0}")]
     DefaultKey(String),
@@ -136,6 +146,8 @@ impl Server {
         let data_dir = config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir, options)).await;
         let (store, opened) = opened.map_err(|_| StartError::Failed)??;
+        // Not before the data directory is one: the folder may lie in it.
+        let backups = backup_settings(&config)?;
         announce(&config, local, &store, &opened, admin_state);
         if matches!(admin, crate::app::AdminAccess::LoopbackDefault) {
             log::warn!(
@@ -147,6 +159,7 @@ impl Server {
             admin,
             body_bytes_max: config.body_bytes_max,
             public_url: config.public_url,
+            backups,
         };
         let app = App::new(store.clone(), clock, settings);
         if let Some(key) = &config.secrets.api_key {
@@ -202,6 +215,7 @@ impl Server {
             drain,
         } = self;
         let sweeper = tokio::spawn(sweep(app.clone()));
+        let backups = tokio::spawn(back_up(app.clone()));
         let routes = warp::service(http::routes(&app));
         let slots = Arc::new(Semaphore::new(connections_max));
         let graceful = GracefulShutdown::new();
@@ -268,6 +282,8 @@ impl Server {
             log::warn!("connections were still open after the drain time; they are cut");
         }
         sweeper.abort();
+        backups.abort();
+        app.stop_backups();
         if let Some(error) = ended {
             return Err(error);
         }
@@ -342,6 +358,33 @@ async fn sweep(app: App) {
         tokio::time::sleep(SWEEP_EVERY).await;
         app.sweep().await;
     }
+}
+
+async fn back_up(app: App) {
+    loop {
+        app.back_up_if_due().await;
+        tokio::time::sleep(BACKUP_LOOK).await;
+    }
+}
+
+/// Says where backups go. A folder that the operator named is made at once: whether it can be is better
+/// known now than when the first backup is due.
+fn backup_settings(config: &Config) -> Result<BackupSettings, StartError> {
+    let named = config.backup_dir.clone();
+    let is_named = named.is_some();
+    let path = named.unwrap_or_else(|| config.data_dir.join(BACKUPS_FOLDER));
+    let folder = BackupFolder::new(path);
+    if is_named {
+        folder.make().map_err(|source| StartError::BackupDir {
+            path: folder.path().display().to_string(),
+            source,
+        })?;
+    }
+    Ok(BackupSettings {
+        folder,
+        every: config.backup_every,
+        keep: config.backup_keep,
+    })
 }
 
 /// What a connection does: hyper has no time limit for one that sends nothing, or half a preface.
@@ -445,6 +488,13 @@ fn announce(
         );
     }
     log::info!("admin: {admin}");
+    if let Some(every) = config.backup_every {
+        let minutes = every.as_secs() / 60;
+        log::info!(
+            "a backup every {minutes} minutes, the newest {} kept",
+            config.backup_keep
+        );
+    }
     let plans: Vec<&str> = config.signup_plans.iter().map(|plan| plan.name()).collect();
     if plans.is_empty() {
         log::info!("sign-up: closed");

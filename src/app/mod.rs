@@ -6,6 +6,7 @@
 mod accounts;
 mod admin;
 mod authenticate;
+mod backups;
 mod failure;
 mod keys;
 mod memories;
@@ -25,13 +26,17 @@ use crate::store::{Debited, Store, StoreError};
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
+pub use backups::{BackupMade, BackupSettings};
 pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
 
+use backups::Backups;
+
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, KeyRow, Page, PageStart, Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, KeyRow, Page, PageStart,
+    Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -45,6 +50,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// Where clients reach the service, for its description; without a slash at its end.
     pub public_url: Option<String>,
+    /// Where backups go, and which are made unasked.
+    pub backups: BackupSettings,
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.
@@ -57,6 +64,7 @@ struct Inner {
     clock: Clock,
     settings: Settings,
     started: Instant,
+    backups: Backups,
 }
 
 impl App {
@@ -68,6 +76,7 @@ impl App {
             clock,
             settings,
             started: Instant::now(),
+            backups: Backups::new(),
         }))
     }
 

@@ -1,10 +1,11 @@
-//! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`.
+//! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/check`,
+//! `/admin/backup`.
 
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{AccountFilter, AccountRow, App, Failure, PlanChange, Target};
+use crate::app::{AccountFilter, AccountRow, App, BackupCause, Failure, PlanChange, Target};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 
@@ -165,6 +166,111 @@ pub(super) async fn sync(app: App, request: Request) -> Answer {
                     is,
                 })
                 .collect(),
+        },
+    )
+}
+
+/// Answer of `GET /admin/check`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Checked)]
+pub(crate) struct CheckJson {
+    success: bool,
+    /// Whether nothing is wrong.
+    sound: bool,
+    accounts: u64,
+    /// Accounts without an active key, whose last one an admin took; no problem.
+    accounts_without_key: u64,
+    /// API keys, revoked ones too.
+    keys: u64,
+    memories: u64,
+    /// Problems found, listed or not.
+    problems_total: u64,
+    /// The first 1,000.
+    problems: Vec<ProblemJson>,
+    /// How long it took, to a thousandth.
+    seconds: f64,
+}
+
+/// Answer of `POST /admin/backup`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BackupMade)]
+pub(crate) struct BackupJson {
+    message: String,
+    /// Its name in the folder that the operator set.
+    file: String,
+    /// Its size.
+    bytes: u64,
+    /// Of what is in it, in hexadecimal: the same for the same data.
+    sha256: String,
+    accounts: u64,
+    /// API keys, revoked ones too.
+    keys: u64,
+    memories: u64,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// How long it took, to a thousandth.
+    seconds: f64,
+}
+
+/// A fact that does not hold.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemJson {
+    /// The tree of the record.
+    tree: &'static str,
+    /// Its key, by public ids; never an e-mail or a secret.
+    key: String,
+    /// What is wrong with it.
+    what: String,
+}
+
+/// `GET /admin/check`.
+pub(super) async fn check(app: App, _: Request) -> Answer {
+    let (report, took) = app.check().await?;
+    let milliseconds = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+    let sound = report.is_sound();
+    Reply::json(
+        StatusCode::OK,
+        &CheckJson {
+            success: true,
+            sound,
+            accounts: report.accounts,
+            accounts_without_key: report.accounts_without_key,
+            keys: report.keys,
+            memories: report.memories,
+            problems_total: report.problems_total,
+            problems: report
+                .problems
+                .into_iter()
+                .map(|problem| ProblemJson {
+                    tree: problem.tree,
+                    key: problem.key,
+                    what: problem.what,
+                })
+                .collect(),
+            seconds: f64::from(milliseconds) / 1_000.0,
+        },
+    )
+}
+
+/// `POST /admin/backup`.
+pub(super) async fn back_up(app: App, request: Request) -> Answer {
+    request.optional_fields()?.finish()?;
+    let made = app.back_up(BackupCause::Asked).await?;
+    let contents = made.backup.contents;
+    let milliseconds = u32::try_from(made.took.as_millis()).unwrap_or(u32::MAX);
+    Reply::json(
+        StatusCode::CREATED,
+        &BackupJson {
+            message: "Backup written".to_owned(),
+            file: made.name,
+            bytes: made.backup.file_bytes,
+            sha256: contents.sha256_hex(),
+            accounts: contents.accounts,
+            keys: contents.keys,
+            memories: contents.memories,
+            created_at: made.at,
+            seconds: f64::from(milliseconds) / 1_000.0,
         },
     )
 }

@@ -22,7 +22,6 @@ mod spill;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
@@ -30,6 +29,7 @@ use crate::domain::account::Email;
 use crate::domain::key::{KNOWN_KEY, KeyId};
 use crate::domain::memory::MemoryId;
 use crate::domain::time::Timestamp;
+use crate::progress::Bar;
 use crate::store::{self, Bulk, BulkMemory, NewTarget, StoreError, Target};
 
 use entries::Entry;
@@ -299,7 +299,7 @@ struct Triage<'a> {
 impl Triage<'_> {
     /// Looks at every entry, in the order of the file.
     fn run(&self, raws: &[&str]) -> Result<(Vec<Fate>, LeftOut, Summary), ImportFailure> {
-        let bar = progress("checking", raws.len());
+        let bar = Bar::new("checking");
         let (mut fates, mut left_out) = (Vec::with_capacity(raws.len()), LeftOut::default());
         let mut summary = self.accounts();
         let mut unowned = Vec::new();
@@ -333,9 +333,9 @@ impl Triage<'_> {
                 }
             };
             fates.push(fate);
-            bar.inc(1);
+            bar.show(count(fates.len()), count(raws.len()));
         }
-        bar.finish_and_clear();
+        bar.clear();
         self.refuse(raws.len(), &unowned, &left_out, invalid)?;
         summary.unowned_skipped = count(left_out.unowned.len());
         summary.invalid_skipped = count(left_out.invalid.len());
@@ -516,9 +516,9 @@ fn write_memories(
     raws: &[&str],
     fates: &[Fate],
 ) -> Result<(), ImportFailure> {
-    let bar = progress("writing", raws.len());
-    for (raw, fate) in raws.iter().zip(fates) {
-        bar.inc(1);
+    let bar = Bar::new("writing");
+    for (done, (raw, fate)) in raws.iter().zip(fates).enumerate() {
+        bar.show(count(done), count(raws.len()));
         let Fate::Keep(owner) = fate else { continue };
         let Some(account) = plan.accounts.get(owner.account) else {
             continue;
@@ -538,17 +538,8 @@ fn write_memories(
             memory: &memory,
         })?;
     }
-    bar.finish_and_clear();
+    bar.clear();
     Ok(())
-}
-
-/// A bar on standard error; none if that is no terminal.
-fn progress(what: &'static str, length: usize) -> ProgressBar {
-    let bar = ProgressBar::new(count(length)).with_message(what);
-    match ProgressStyle::with_template("{msg:>9} {bar:40} {human_pos}/{human_len} {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 fn count(n: usize) -> u64 {

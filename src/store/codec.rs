@@ -34,9 +34,9 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    let body = unversioned(bytes)?;
-    let read = bincode::serde::decode_from_slice(body, config()).map_err(undecodable)?;
-    whole(read, body)
+    let bytes = unversioned(bytes)?;
+    let decoded = bincode::serde::decode_from_slice(bytes, config());
+    whole(bytes, decoded.map_err(undecodable)?)
 }
 
 /// Returns the record that the bytes are, its texts borrowed from them.
@@ -45,36 +45,34 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError>
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
-    let body = unversioned(bytes)?;
-    let read = bincode::serde::borrow_decode_from_slice(body, config()).map_err(undecodable)?;
-    whole(read, body)
+    let bytes = unversioned(bytes)?;
+    let decoded = bincode::serde::borrow_decode_from_slice(bytes, config());
+    whole(bytes, decoded.map_err(undecodable)?)
 }
 
 /// As [`decode`], for values put together from pieces, which may be large.
 pub(crate) fn decode_long<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
     // All that pieces can hold, for the same reason as in `config`.
     let config = bincode::config::standard().with_limit::<{ 65_536 * VALUE_BYTES_MAX }>();
-    whole(
-        bincode::serde::decode_from_slice(bytes, config).map_err(undecodable)?,
-        bytes,
-    )
+    let decoded = bincode::serde::decode_from_slice(bytes, config);
+    whole(bytes, decoded.map_err(undecodable)?)
+}
+
+/// Refuses a record that ends before its bytes do: they are not what was written.
+fn whole<T>(bytes: &[u8], (record, length): (T, usize)) -> Result<T, StoreError> {
+    if length == bytes.len() {
+        Ok(record)
+    } else {
+        Err(StoreError::Corrupt(
+            "a record has bytes after its end".to_owned(),
+        ))
+    }
 }
 
 /// As [`encode`], without a version and a limit: the bytes are kept in pieces.
 pub(crate) fn encode_long<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
     bincode::serde::encode_to_vec(record, bincode::config::standard())
         .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))
-}
-
-/// Refuses a record with something behind it: it is not what was written.
-fn whole<T>((record, read): (T, usize), bytes: &[u8]) -> Result<T, StoreError> {
-    match bytes.len().checked_sub(read) {
-        Some(0) => Ok(record),
-        rest => Err(StoreError::Corrupt(format!(
-            "a record has {} bytes too many",
-            rest.unwrap_or_default()
-        ))),
-    }
 }
 
 /// A damaged length must not make the decoder allocate more than a record can hold.
@@ -125,7 +123,7 @@ mod tests {
         assert!(decode::<u64>(&[]).is_err());
         let longer = [&bytes[..], &[0]].concat();
         let error = decode::<(u64, String)>(&longer).unwrap_err();
-        assert!(error.to_string().contains("1 bytes too many"), "{error}");
+        assert!(error.to_string().contains("after its end"), "{error}");
     }
 
     #[test]

@@ -84,11 +84,20 @@ impl Committer {
 
     /// Waits until everything that was written before the call is on the disk.
     pub(super) async fn flushed(&self) -> Result<(), Poisoned> {
+        self.enqueue()?.await.unwrap_or(Err(Poisoned))
+    }
+
+    /// As [`Self::flushed`], on a thread that may block.
+    pub(super) fn flushed_blocking(&self) -> Result<(), Poisoned> {
+        self.enqueue()?.blocking_recv().unwrap_or(Err(Poisoned))
+    }
+
+    fn enqueue(&self) -> Result<oneshot::Receiver<Result<(), Poisoned>>, Poisoned> {
         let (waiter, done) = oneshot::channel();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let queue = self.queue.as_ref().ok_or(Poisoned)?;
         queue.send(waiter).map_err(|_| Poisoned)?;
-        done.await.unwrap_or(Err(Poisoned))
+        Ok(done)
     }
 
     /// Says that something was written which nobody waits for.

@@ -1,12 +1,14 @@
 //! The data directory: whose it is, which format it has, who uses it.
 //!
 //! ```text
-//! data/FORMAT      "memoryos 1": written last when the directory is made
-//! data/lock        locked while a process has the directory open
-//! data/db/         sled's files
-//! data/import.tmp  there while an import is under way
-//! data/IMPORTED    which import made the directory: the fingerprint of its files, in hex
-//! data/UNSYNCED    there while what the files show may not be what the disk holds
+//! data/FORMAT       "memoryos 1": written last when the directory is made
+//! data/lock         locked while a process has the directory open
+//! data/db/          sled's files
+//! data/import.tmp   there while an import is under way
+//! data/restore.tmp  there while a restore is under way
+//! data/IMPORTED     which import made the directory: the fingerprint of its files, in hex
+//! data/backups/     the server's backups, unless the operator names another folder
+//! data/UNSYNCED     there while what the files show may not be what the disk holds
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -32,8 +34,9 @@ const CLOSING_TICK: Duration = Duration::from_millis(10);
 const DATABASE: &str = "db";
 /// The record that a start writes to prove the flush, and `/health` reads.
 pub(super) const PROBE: &str = "flush_probes";
-/// There while an import is under way.
-pub(super) const IMPORT_MARK: &str = "import.tmp";
+/// The folder of a server's backups, unless another is named. It is no part of the data: a directory that
+/// holds nothing else is an empty one.
+pub const BACKUPS_FOLDER: &str = "backups";
 /// Which import made the directory. A file and not a record: opening the database writes to it, and a
 /// directory that an import refuses must stay as it is.
 pub(super) const IMPORTED_FILE: &str = "IMPORTED";
@@ -85,8 +88,25 @@ impl std::fmt::Display for FileSystem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contents {
     Nothing,
-    UnfinishedImport,
+    Unfinished(Making),
     Data,
+}
+
+/// A command that makes a whole data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Making {
+    Import,
+    Restore,
+}
+
+impl Making {
+    /// The folder that is there while the command is under way.
+    pub(super) const fn mark(self) -> &'static str {
+        match self {
+            Self::Import => "import.tmp",
+            Self::Restore => "restore.tmp",
+        }
+    }
 }
 
 /// How often the free space is looked at, in milliseconds; between two looks a disk takes less than the
@@ -115,7 +135,9 @@ impl DataDirectory {
     pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
         let (directory, contents) = Self::take(path)?;
         match contents {
-            Contents::UnfinishedImport => Err(OpenError::UnfinishedImport(directory.display())),
+            Contents::Unfinished(making) => {
+                Err(OpenError::of_unfinished(making, directory.display()))
+            }
             Contents::Data => Ok((directory, false)),
             Contents::Nothing => {
                 directory.write_format()?;
@@ -399,8 +421,14 @@ pub(super) fn prove_durable(
         .map_err(|error| failed(directory.path(), error))
 }
 
+/// Says whether a directory is a data directory, of any format. Opening another one would make it one.
+#[must_use]
+pub fn holds_data(path: &Path) -> bool {
+    path.join(FORMAT_FILE).is_file()
+}
+
 /// Says what of ours the directory holds. Refuses what is not ours, or newer than this release.
-fn inspect(path: &Path) -> Result<Contents, OpenError> {
+pub(super) fn inspect(path: &Path) -> Result<Contents, OpenError> {
     let failed = |source| failed(path, source);
     let display = || path.display().to_string();
     let entries = match fs::read_dir(path) {
@@ -433,11 +461,14 @@ fn inspect(path: &Path) -> Result<Contents, OpenError> {
             None => Err(OpenError::Foreign(display())),
         };
     }
-    if names.iter().any(|name| name == IMPORT_MARK) {
-        return Ok(Contents::UnfinishedImport);
+    for making in [Making::Import, Making::Restore] {
+        if names.iter().any(|name| name == making.mark()) {
+            return Ok(Contents::Unfinished(making));
+        }
     }
-    // What a first start that was interrupted can have left, and what a mounted volume brings along.
-    let harmless = [LOCK_FILE, "FORMAT.tmp", "lost+found"];
+    // What a first start that was interrupted can have left, what a mounted volume brings along, and the
+    // backups of a directory whose data was moved away to be restored.
+    let harmless = [LOCK_FILE, "FORMAT.tmp", "lost+found", BACKUPS_FOLDER];
     if names.iter().all(|name| harmless.contains(&name.as_str())) {
         return Ok(Contents::Nothing);
     }

@@ -1,5 +1,7 @@
 //! What can go wrong below the rules.
 
+use super::directory::Making;
+
 /// A fault of the store. A refusal by the rules is never one of these.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -68,6 +70,11 @@ pub enum OpenError {
         "the data directory {0} holds an unfinished import; run the same `memoryos import` again"
     )]
     UnfinishedImport(String),
+    /// A restore was interrupted.
+    #[error(
+        "the data directory {0} holds an unfinished restore; run the same `memoryos restore` again"
+    )]
+    UnfinishedRestore(String),
     /// The database cannot be read.
     #[error("the database in {path} cannot be opened: {reason}; restore a backup")]
     Damaged {
@@ -89,4 +96,14 @@ pub enum OpenError {
         /// What failed.
         source: StoreError,
     },
+}
+
+impl OpenError {
+    /// Returns the error for a directory that a command has not finished.
+    pub(super) const fn of_unfinished(making: Making, directory: String) -> Self {
+        match making {
+            Making::Import => Self::UnfinishedImport(directory),
+            Making::Restore => Self::UnfinishedRestore(directory),
+        }
+    }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, RwLockWriteGuard};
 
 use crate::domain::account::AccountKey;
 
@@ -49,6 +49,22 @@ impl AccountLocks {
     /// Waits for the account alone.
     pub(super) async fn alone(&self, account: AccountKey) -> Option<OwnedRwLockWriteGuard<()>> {
         Some(Arc::clone(&self.stripe(account)?.lock).write_owned().await)
+    }
+
+    /// Waits for the account alone, on a thread that may block.
+    ///
+    /// # Panics
+    ///
+    /// On a thread of an async runtime, if somebody else holds the account.
+    pub(super) fn alone_blocking(&self, account: AccountKey) -> Option<RwLockWriteGuard<'_, ()>> {
+        let lock = &self.stripe(account)?.lock;
+        Some(lock.try_write().unwrap_or_else(|_| lock.blocking_write()))
+    }
+
+    /// Says whether somebody waits for the account alone, while the caller shares it.
+    #[cfg(test)]
+    pub(super) fn is_waited_for(&self, account: AccountKey) -> bool {
+        self.stripe(account).unwrap().lock.try_read().is_err()
     }
 
     /// Notes that a write is complete: the account's next swap drops its intent.

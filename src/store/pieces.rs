@@ -36,12 +36,11 @@ impl Owner {
     }
 
     /// The prefix of all its pieces.
-    #[cfg(test)]
     pub(super) fn prefix(self) -> [u8; 33] {
         self.0
     }
 
-    fn piece(self, revision: u64, number: u16) -> [u8; 43] {
+    pub(super) fn piece(self, revision: u64, number: u16) -> [u8; 43] {
         join(
             self.0,
             join::<8, 2, 10>(revision.to_be_bytes(), number.to_be_bytes()),

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::OpenError;
+use super::recovery::OnDamage;
 use super::{Inner, Store, directory, watchdog};
 
 /// Longest wait for operations under way; those of a poisoned store end by themselves.
@@ -68,7 +69,8 @@ impl Store {
         watchdog::watched(self.0.options.on_hung_disk, || drop(old))
             .map_err(|source| directory::failed(directory.path(), source))?;
         directory.write_again()?;
-        let (inner, settled) = Inner::open(&directory, &self.0.alarm, self.0.options)?;
+        let (alarm, options) = (&self.0.alarm, self.0.options);
+        let (inner, settled) = Inner::open(&directory, alarm, options, OnDamage::Stop)?;
         directory.mark_synced()?;
         self.put(Some(Arc::new(inner)));
         Ok(Reopened::Settled(settled))

@@ -363,6 +363,7 @@ async fn off_loopback_there_is_no_admin_without_a_long_key() {
         ] {
             disabled(actor.get("/admin/users").await);
             disabled(actor.post("/admin/sync-memory-counts", &json!({})).await);
+            disabled(actor.post("/admin/backup", &json!({})).await);
             disabled(
                 actor
                     .put("/admin/user/x/plan", &json!({"plan": "Pro"}))

@@ -1,7 +1,7 @@
 //! What clients are told while the disk fails.
 
 use http_body_util::BodyExt;
-use memoryos::app::{AdminAccess, App, Settings};
+use memoryos::app::{AdminAccess, App, BackupSettings, Settings};
 use memoryos::clock::Clock;
 use memoryos::domain::plan::Plan;
 use memoryos::store::Store;
@@ -137,6 +137,7 @@ async fn a_panic_in_a_handler_is_500() {
         admin: AdminAccess::Disabled,
         body_bytes_max: 65_536,
         public_url: None,
+        backups: BackupSettings::when_asked(directory.path().join("backups")),
     };
     let app = App::new(store, Clock::System, settings);
     let broken = tower::service_fn(|_: http::Request<()>| async { panic!("on purpose") });

@@ -11,6 +11,7 @@
 
 mod accounts;
 mod admin;
+mod backups;
 mod credits;
 mod faults;
 mod harness;

@@ -9,7 +9,7 @@ use crate::harness::{Actor, Answer, Server, assert_fields, assert_time, memory};
 /// Every method that some route takes.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// Every path, with the methods it takes, as `Allow` tells them.
-const PATHS: [(&str, &str); 16] = [
+const PATHS: [(&str, &str); 17] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/health", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
@@ -26,6 +26,7 @@ const PATHS: [(&str, &str); 16] = [
     ("/admin/users", "GET, HEAD, OPTIONS"),
     ("/admin/user/some-key/plan", "PUT, OPTIONS"),
     ("/admin/sync-memory-counts", "POST, OPTIONS"),
+    ("/admin/backup", "POST, OPTIONS"),
 ];
 /// Paths that are not there.
 const UNKNOWN: [&str; 16] = [
@@ -535,6 +536,7 @@ async fn bodies_are_objects() {
         ("POST", "/login", 200),
         ("POST", "/apikey/new", 400), // the admin has to say for whom
         ("POST", "/admin/sync-memory-counts", 200),
+        ("POST", "/admin/backup", 201),
         ("POST", "/memory", 400),
         ("PATCH", &path, 400),
         ("PUT", &plan, 400),

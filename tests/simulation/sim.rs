@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
 use memoryos::app::{
-    AddRequest, AdminAccess, Answered, App, Caller, CreateKey, Failure, KeyAddress, OwnerName,
-    PageRequest, Settings, SignUp, Target, UpdateRequest,
+    AddRequest, AdminAccess, Answered, App, BackupSettings, Caller, CreateKey, Failure, KeyAddress,
+    OwnerName, PageRequest, Settings, SignUp, Target, UpdateRequest,
 };
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::account::Email;
@@ -299,7 +299,7 @@ impl Sim {
         };
         self.figures.settled += opened.settled;
         let report = store
-            .check()
+            .check(&|_| ())
             .map_err(|error| format!("check failed: {error}"))?;
         if !report.is_sound() {
             return Err(format!("check after open: {report}"));
@@ -309,6 +309,7 @@ impl Sim {
             admin: AdminAccess::LoopbackDefault,
             body_bytes_max: 65_536,
             public_url: None,
+            backups: BackupSettings::when_asked(self.directory().join("backups")),
         };
         let app = App::new(store.clone(), Clock::Manual(self.clock.clone()), settings);
         self.service = Some((app, store));

@@ -1,9 +1,10 @@
-//! What is told of `/admin/users`, `/admin/user/{key}/plan` and `/admin/sync-memory-counts`.
+//! What is told of `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/check`
+//! and `/admin/backup`.
 
 use http::StatusCode;
 use serde_json::json;
 
-use super::super::admin::{PlanChangedJson, SyncJson, UsersJson};
+use super::super::admin::{BackupJson, CheckJson, PlanChangedJson, SyncJson, UsersJson};
 use super::super::error::Code;
 use super::describe::Described;
 use super::info::ADMIN;
@@ -111,6 +112,65 @@ pub(in crate::http) fn sync() -> Described {
             "message": "Synced memory counts for 1 users",
             "total_users": 1,
             "corrected": [{"account_id": "ada@example.com", "was": 2, "is": 1}]
+        }),
+    )
+}
+
+/// [`super::super::admin::check`]
+pub(in crate::http) fn check() -> Described {
+    Described::new(
+        ADMIN,
+        "checkEverything",
+        "Recounts everything and compares all that must agree, while writes go on; changes nothing. Holds up \
+         one account at a time, about a second for each million memories of it. The answer comes when all \
+         is read.",
+    )
+    .refuses(&[Code::CheckInProgress, Code::StorageUnavailable])
+    .answers::<CheckJson>(
+        StatusCode::OK,
+        "What was found; `sound` says whether all is well.",
+        json!({
+            "success": true,
+            "sound": false,
+            "accounts": 1,
+            "accounts_without_key": 0,
+            "keys": 2,
+            "memories": 1,
+            "problems_total": 1,
+            "problems": [{
+                "tree": "usage",
+                "key": "acct_01KG8Z4VQ6T2M9XC3R5H7N1BDE",
+                "what": "it counts 2 memories, 1 are there"
+            }],
+            "seconds": 0.012
+        }),
+    )
+}
+
+/// [`super::super::admin::back_up`]
+pub(in crate::http) fn back_up() -> Described {
+    Described::new(
+        ADMIN,
+        "makeBackup",
+        "Writes all data to a new file on the server, beside whatever else goes on; each account is in it as \
+         it was at one moment. The answer comes when the file is on the disk. Takes no fields.",
+    )
+    .takes(false, "MakeBackup", fields(&[], []), json!({}))
+    .writes()
+    .refuses(&[Code::InvalidField, Code::BackupInProgress])
+    .answers::<BackupJson>(
+        StatusCode::CREATED,
+        "The backup is on the disk.",
+        json!({
+            "message": "Backup written",
+            "file": "memoryos-20260215T162031Z.backup",
+            "bytes": 1_234,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "accounts": 1,
+            "keys": 2,
+            "memories": 1,
+            "created_at": "2026-02-15T16:20:31.512034+00:00",
+            "seconds": 0.012
         }),
     )
 }

@@ -5,6 +5,7 @@
 //! `admin()`, `revoked_key()`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
@@ -40,6 +41,8 @@ pub(crate) struct Options {
     pub body_bytes_max: usize,
     pub min_free_bytes: u64,
     pub start: &'static str,
+    /// A folder for backups, and how often they are due.
+    pub backups: Option<(PathBuf, Duration)>,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             body_bytes_max: 65_536,
             min_free_bytes: 0,
             start: START,
+            backups: None,
         }
     }
 }
@@ -83,11 +87,32 @@ impl Server {
         Self::try_spawn(options).await.unwrap()
     }
 
+    /// A server on the data directory `data` in this folder.
+    pub(crate) async fn spawn_on(folder: TempDir) -> Self {
+        Self::try_spawn_on(folder, Options::default())
+            .await
+            .unwrap()
+    }
+
+    /// A server that makes backups by itself.
+    pub(crate) async fn spawn_backing_up(folder: PathBuf, every: Duration) -> Self {
+        let backups = Some((folder, every));
+        Self::spawn_with(Options {
+            backups,
+            ..Options::default()
+        })
+        .await
+    }
+
     pub(crate) async fn try_spawn(options: Options) -> Result<Self, StartError> {
+        Self::try_spawn_on(tempfile::tempdir().unwrap(), options).await
+    }
+
+    async fn try_spawn_on(directory: TempDir, options: Options) -> Result<Self, StartError> {
         let mut server = Self {
             clock: ManualClock::new(at(options.start)),
             options,
-            directory: tempfile::tempdir().unwrap(),
+            directory,
             base: String::new(),
             store: None,
             stop: None,
@@ -110,6 +135,9 @@ impl Server {
             connections_max: 1_024,
             idle: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            backup_dir: options.backups.clone().map(|(folder, _)| folder),
+            backup_every: options.backups.as_ref().map(|(_, every)| *every),
+            backup_keep: 7,
             min_free_bytes: options.min_free_bytes,
             on_hung_disk: || {},
             secrets: Secrets {
@@ -149,6 +177,11 @@ impl Server {
             }
         }
         self.start().await.unwrap();
+    }
+
+    /// Returns the data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     /// Returns the store behind the server.

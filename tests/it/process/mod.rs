@@ -13,6 +13,8 @@
     reason = "a test that cannot go on fails, and one that is long tells what it has covered"
 )]
 
+mod backup;
+mod check;
 mod cli;
 mod crash;
 mod durable;
