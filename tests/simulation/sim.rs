@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::audit::{audit, key_row, masked, numbers, row, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
-use crate::model::{Account, Key, Model, Money, No, Numbers, READ, Replay, Spent, WRITE};
+use crate::model::{Account, Key, Model, Money, Numbers, READ, Refused, Replay, Spent, WRITE};
 use crate::operations::{Form, Generator, Op, Owner, Who};
 use crate::random::Random;
 
@@ -367,16 +367,16 @@ impl Sim {
                         return self.totals();
                     }
                     Err(difference) if lost == 0 => {
-                        differences.push(format!("{what}: {difference}"))
+                        differences.push(format!("{what}: {difference}"));
                     }
                     Err(_) => {}
                 }
-                let Some(last) = candidate.unflushed.pop() else {
+                let Some(debit) = candidate.unflushed.pop() else {
                     break;
                 };
-                let account = &mut candidate.model.accounts[last.by.0];
-                account.money = last.money;
-                account.keys[last.by.1].spent = last.spent;
+                let account = &mut candidate.model.accounts[debit.by.0];
+                account.money = debit.money;
+                account.keys[debit.by.1].spent = debit.spent;
                 lost += 1;
             }
         }
@@ -615,7 +615,7 @@ impl Sim {
                 self.principals.insert(key.id.clone(), found.clone());
                 Ok(Some(found))
             }
-            (Err(No::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
+            (Err(Refused::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
             (found, revoked) => Err(format!(
                 "I6: {} revoked at {revoked:?} is let in as {found:?}",
                 key.id
@@ -630,7 +630,7 @@ impl Sim {
                 .authenticate(&Secret::new("A".repeat(32)))
                 .map(drop)
                 .map_err(no);
-            return self.refused("login", found, No::UnknownKey);
+            return self.refused("login", found, Refused::UnknownKey);
         }
         let Some(principal) = self.principal(by)? else {
             return Ok(());
@@ -638,7 +638,7 @@ impl Sim {
         let account = &self.model.accounts[by.0];
         let found = self.app().who_is(&principal).map_err(no);
         if account.keys[by.1].revoked.is_some() {
-            return self.refused("login", found.map(drop), No::Revoked);
+            return self.refused("login", found.map(drop), Refused::Revoked);
         }
         let (found, key) = found.map_err(|no| format!("login: {no:?}"))?;
         same(
@@ -651,17 +651,22 @@ impl Sim {
         Ok(())
     }
 
-    fn refused(&mut self, what: &str, found: Result<(), No>, expected: No) -> Step {
+    fn refused<T: std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        found: Result<T, Refused>,
+        expected: Refused,
+    ) -> Step {
         self.answered(word(&expected));
-        same(what, &found, &Err(expected))
+        same(what, &found.err(), &Some(expected))
     }
 
     /// Compares two answers that may be refusals.
     fn agree<A, B>(
         &mut self,
         what: &str,
-        found: Result<A, No>,
-        expected: Result<B, No>,
+        found: Result<A, Refused>,
+        expected: Result<B, Refused>,
     ) -> Result<Option<(A, B)>, String> {
         match (found, expected) {
             (Ok(found), Ok(expected)) => {
@@ -692,7 +697,11 @@ impl Sim {
                 .accounts
                 .iter()
                 .any(|a| a.email.as_deref() == email);
-        let expected = if taken { Err(No::UserExists) } else { Ok(()) };
+        let expected = if taken {
+            Err(Refused::UserExists)
+        } else {
+            Ok(())
+        };
         let Some((made, ())) = self.agree("sign-up", found, expected)? else {
             return Ok(());
         };
@@ -700,7 +709,7 @@ impl Sim {
         let account_id = made.account.account_id.clone();
         self.made(
             made.account.account,
-            account_id,
+            &account_id,
             email,
             plan,
             (&key, &made.secret),
@@ -712,7 +721,7 @@ impl Sim {
     fn made(
         &mut self,
         name: memoryos::domain::account::AccountKey,
-        id: String,
+        id: &str,
         email: Option<&str>,
         plan: Plan,
         (key, secret): (&KeyRow, &Secret),
@@ -745,7 +754,7 @@ impl Sim {
             replays: BTreeMap::new(),
             emptied: false,
         };
-        same("a new account's id", &id, &account.id)?;
+        same("a new account's id", &id, &account.id.as_str())?;
         same("a new account's key", &row(key), &key_row(&account, 0, now))?;
         self.model.accounts.push(account);
         self.unflushed.clear();
@@ -779,11 +788,11 @@ impl Sim {
         let account = match (by, position) {
             (Some(by), None) => Ok(Some(by.0)),
             (Some(by), Some(at)) if at == Some(by.0) => Ok(Some(by.0)),
-            (Some(_), Some(_)) => Err(No::NotYours),
-            (None, None) => Err(No::NoOwner),
+            (Some(_), Some(_)) => Err(Refused::NotYours),
+            (None, None) => Err(Refused::NoOwner),
             (None, Some(Some(at))) => Ok(Some(at)),
             (None, Some(None)) if matches!(owner, Owner::Email(_)) => Ok(None),
-            (None, Some(None)) => Err(No::NoSuchUser),
+            (None, Some(None)) => Err(Refused::NoSuchUser),
         };
         let now = self.now;
         let expected = account.and_then(|at| match at {
@@ -802,7 +811,7 @@ impl Sim {
             let (name, email) = (made.key.account, named.map(String::as_str));
             return self.made(
                 name,
-                made.account_id,
+                &made.account_id,
                 email,
                 plan,
                 (&made.key, &made.secret),
@@ -847,9 +856,9 @@ impl Sim {
         let own = by.is_none_or(|by| by.0 == key.0);
         let now = self.now;
         let expected = match form {
-            Form::AccountId | Form::Unknown => Err(No::NoSuchKey),
-            Form::Secret if !own => Err(No::NotYours),
-            _ if !own => Err(No::NoSuchKey),
+            Form::AccountId | Form::Unknown => Err(Refused::NoSuchKey),
+            Form::Secret if !own => Err(Refused::NotYours),
+            _ if !own => Err(Refused::NoSuchKey),
             _ => self.model.accounts[key.0].revoke(key.1, by.is_none(), now),
         };
         let Some((revoked, at)) = self.agree("revoke", found, expected)? else {
@@ -973,7 +982,7 @@ impl Sim {
             .await
             .map_err(no);
         let expected = match form {
-            Form::Masked | Form::Unknown => Err(No::NoSuchUser),
+            Form::Masked | Form::Unknown => Err(Refused::NoSuchUser),
             _ => Ok(()),
         };
         let Some((found, ())) = self.agree("plan", found, expected)? else {
@@ -1003,7 +1012,7 @@ impl Sim {
     // ---- credits and memories
 
     /// Debits a read in the model, which a crash may take back until something flushes.
-    fn debit(&mut self, by: Who) -> Result<Numbers, No> {
+    fn debit(&mut self, by: Who) -> Result<Numbers, Refused> {
         let account = &mut self.model.accounts[by.0];
         let before = Unflushed {
             by,
@@ -1065,8 +1074,8 @@ impl Sim {
             add(app, &principal, &body, Some(name)),
         );
         self.added(by, sent, &body, Some(name), first)?;
-        if second == Err(No::InFlight) {
-            self.answered(word(&No::InFlight));
+        if second == Err(Refused::InFlight) {
+            self.answered(word(&Refused::InFlight));
             return Ok(());
         }
         self.added(by, sent, &body, Some(name), second)
@@ -1078,7 +1087,7 @@ impl Sim {
         sent: &Value,
         body: &str,
         name: Option<&str>,
-        found: Result<Addition, No>,
+        found: Result<Addition, Refused>,
     ) -> Step {
         let now = self.now;
         let account = &mut self.model.accounts[by.0];
@@ -1275,7 +1284,7 @@ impl Sim {
         };
         let account = &self.model.accounts[by.0];
         same("stats", &found.stats, &crate::audit::stats(account))?;
-        self.newest(account, found.newest.as_deref())?;
+        newest(account, found.newest.as_deref())?;
         same("after stats", &numbers(&found.debited.balance), &left)
     }
 
@@ -1294,22 +1303,19 @@ impl Sim {
             &found.0,
             &(account.memories.len() as u64),
         )?;
-        self.newest(account, found.1.as_deref())?;
+        newest(account, found.1.as_deref())?;
         same(
             "after status",
             &(found.2.cost, numbers(&found.2.balance)),
             &(READ, left),
         )
     }
+}
 
-    fn newest(&self, account: &Account, found: Option<&str>) -> Step {
-        let found: Option<Value> = found.and_then(|text| serde_json::from_str(text).ok());
-        same(
-            "newest memory",
-            &found.as_ref(),
-            &account.memories.last().map(|m| &m.entry),
-        )
-    }
+fn newest(account: &Account, found: Option<&str>) -> Step {
+    let found: Option<Value> = found.and_then(|text| serde_json::from_str(text).ok());
+    let expected = account.memories.last().map(|memory| &memory.entry);
+    same("newest memory", &found.as_ref(), &expected)
 }
 
 /// What an addition answers.
@@ -1326,7 +1332,7 @@ async fn add(
     principal: &Principal,
     body: &str,
     name: Option<&str>,
-) -> Result<Addition, No> {
+) -> Result<Addition, Refused> {
     let request = AddRequest {
         memory: NewMemory::parse(Object::parse(body.as_bytes()).unwrap()).unwrap(),
         idempotency: name.map(|name| (name.to_owned(), body.as_bytes().to_vec())),
@@ -1382,49 +1388,50 @@ fn random_day(seed: u64) -> i64 {
 }
 
 fn fault(failure: Failure) -> String {
+    let failure = no(failure);
     format!("failed: {failure:?}")
 }
 
-fn no(failure: Failure) -> No {
+fn no(failure: Failure) -> Refused {
     match failure {
-        Failure::InvalidKey => No::UnknownKey,
-        Failure::KeyRevoked => No::Revoked,
-        Failure::MemoryNotFound => No::NoSuchMemory,
-        Failure::InvalidMemory(_) => No::BadChange,
-        Failure::OutOfCredits { balance, cost } => No::OutOfCredits(numbers(&balance), cost),
-        Failure::MemoryLimitExceeded(balance) => No::Full(numbers(&balance)),
-        Failure::IdempotencyKeyReused => No::Reused,
-        Failure::IdempotencyInFlight => No::InFlight,
-        Failure::UserExists => No::UserExists,
-        Failure::UserNotFound => No::NoSuchUser,
-        Failure::KeyNotFound => No::NoSuchKey,
-        Failure::PermissionDenied(_) => No::NotYours,
-        Failure::OwnerRequired => No::NoOwner,
-        Failure::PlanAboveAccount(plan) => No::AbovePlan(plan),
-        Failure::KeyLimitReached => No::TooManyKeys,
-        Failure::LastActiveKey => No::LastKey,
-        other => No::Fault(format!("{other:?}")),
+        Failure::InvalidKey => Refused::UnknownKey,
+        Failure::KeyRevoked => Refused::Revoked,
+        Failure::MemoryNotFound => Refused::NoSuchMemory,
+        Failure::InvalidMemory(_) => Refused::BadChange,
+        Failure::OutOfCredits { balance, cost } => Refused::OutOfCredits(numbers(&balance), cost),
+        Failure::MemoryLimitExceeded(balance) => Refused::Full(numbers(&balance)),
+        Failure::IdempotencyKeyReused => Refused::Reused,
+        Failure::IdempotencyInFlight => Refused::InFlight,
+        Failure::UserExists => Refused::UserExists,
+        Failure::UserNotFound => Refused::NoSuchUser,
+        Failure::KeyNotFound => Refused::NoSuchKey,
+        Failure::PermissionDenied(_) => Refused::NotYours,
+        Failure::OwnerRequired => Refused::NoOwner,
+        Failure::PlanAboveAccount(plan) => Refused::AbovePlan(plan),
+        Failure::KeyLimitReached => Refused::TooManyKeys,
+        Failure::LastActiveKey => Refused::LastKey,
+        other => Refused::Fault(format!("{other:?}")),
     }
 }
 
-fn word(no: &No) -> &'static str {
+fn word(no: &Refused) -> &'static str {
     match no {
-        No::UnknownKey => "invalid_key",
-        No::Revoked => "key_revoked",
-        No::NoSuchMemory => "not_found",
-        No::BadChange => "invalid_memory",
-        No::OutOfCredits(..) => "out_of_credits",
-        No::Full(_) => "memory_limit_exceeded",
-        No::Reused => "idempotency_key_reused",
-        No::InFlight => "idempotency_in_flight",
-        No::UserExists => "user_exists",
-        No::NoSuchUser => "user_not_found",
-        No::NoSuchKey => "key_not_found",
-        No::NotYours => "permission_denied",
-        No::NoOwner => "email required",
-        No::AbovePlan(_) => "plan_above_account",
-        No::TooManyKeys => "key_limit_reached",
-        No::LastKey => "last_active_key",
-        No::Fault(_) => "fault",
+        Refused::UnknownKey => "invalid_key",
+        Refused::Revoked => "key_revoked",
+        Refused::NoSuchMemory => "not_found",
+        Refused::BadChange => "invalid_memory",
+        Refused::OutOfCredits(..) => "out_of_credits",
+        Refused::Full(_) => "memory_limit_exceeded",
+        Refused::Reused => "idempotency_key_reused",
+        Refused::InFlight => "idempotency_in_flight",
+        Refused::UserExists => "user_exists",
+        Refused::NoSuchUser => "user_not_found",
+        Refused::NoSuchKey => "key_not_found",
+        Refused::NotYours => "permission_denied",
+        Refused::NoOwner => "email required",
+        Refused::AbovePlan(_) => "plan_above_account",
+        Refused::TooManyKeys => "key_limit_reached",
+        Refused::LastKey => "last_active_key",
+        Refused::Fault(_) => "fault",
     }
 }
