@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::error::OpenError;
 use super::recovery::OnDamage;
-use super::{Inner, Store};
+use super::{Inner, Store, directory, watchdog};
 
 /// Longest wait for operations under way; those of a poisoned store end by themselves.
 const OPERATIONS_WAIT: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ impl Store {
             Ok(inner) if inner.committer.is_poisoned() => {}
             _ => return Ok(Reopened::NotNeeded),
         }
-        let directory = &self.0.directory;
+        let directory = Arc::clone(&self.0.directory);
         directory.mark_unsynced();
         if let Err(error) = directory.try_write(self.0.options.reserve_bytes) {
             return Ok(Reopened::NotYet(error.to_string()));
@@ -65,10 +65,12 @@ impl Store {
         let Some(old) = self.take_alone() else {
             return Ok(Reopened::NotYet("requests are still under way".to_owned()));
         };
-        drop(old);
+        // The last flush of the old database is one more wait for the disk.
+        watchdog::watched(self.0.options.on_hung_disk, || drop(old))
+            .map_err(|source| directory::failed(directory.path(), source))?;
         directory.write_again()?;
-        let (inner, settled) =
-            Inner::open(directory, &self.0.alarm, self.0.options, OnDamage::Stop)?;
+        let (alarm, options) = (&self.0.alarm, self.0.options);
+        let (inner, settled) = Inner::open(&directory, alarm, options, OnDamage::Stop)?;
         directory.mark_synced()?;
         self.put(Some(Arc::new(inner)));
         Ok(Reopened::Settled(settled))
@@ -100,3 +102,6 @@ impl Store {
         old
     }
 }
+
+#[cfg(test)]
+mod tests;

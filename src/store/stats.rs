@@ -239,6 +239,7 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read.
     pub async fn stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
+        self.opened().await;
         let inner = self.inner()?;
         if let Some(stats) = inner.stats.listed(account) {
             return Ok(stats);

@@ -17,7 +17,9 @@ mod check;
 mod cli;
 mod crash;
 mod durable;
+mod faults;
 mod secrecy;
+mod soak;
 mod storm;
 
 use std::io::{BufRead, BufReader, Write};
