@@ -212,7 +212,7 @@ async fn backups_take_turns() {
     server.store().poison_for_test();
     let answer = admin.post("/admin/backup", &json!({})).await.ok(503);
     assert_eq!(answer.json["code"], "storage_unavailable");
-    assert_eq!(answer.header("retry-after"), Some("30"));
+    assert_eq!(answer.header("retry-after"), Some("5"));
     assert_eq!(names(&folder), files);
 }
 
