@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +12,10 @@ use crate::config::{Config, ConfigError, DataArgs, Secrets, ServeArgs};
 use crate::import::ImportArgs;
 use crate::progress::Bar;
 use crate::server::{Server, StartError};
-use crate::store::{self, OpenError, Options, RestoreStep, Store};
+use crate::store::{
+    self, CheckReport, Health, OpenError, Options, Problem, Progress, RestoreStep, Store,
+    StoreError,
+};
 
 /// The release and the commit it was built from.
 pub const VERSION: &str = concat!(
@@ -68,6 +72,21 @@ Examples:
 The whole file is proved before anything is written. A restore also gives back
 the space of deleted memories: stop the server, back up, restore, move.";
 
+const CHECK_HELP: &str = "\
+Examples:
+  memoryos check --data-dir ./data
+  memoryos check --repair --data-dir ./data
+  curl http://127.0.0.1:5000/admin/check -H \"X-ADMIN-KEY: $ADMIN_KEY\"    while the server runs
+
+Each problem is a line: the tree, the record's key, and what is wrong with it.
+--repair derives counts, indexes, aggregates, and what else only repeats other
+records, and removes pieces and recorded answers that nothing names. It says
+`repaired:` of what it wrote and `cannot be derived:` of what stays wrong, such as
+a record that cannot be read: for that, restore a backup. Interrupted, run it again.
+
+Exit codes: 0 all is sound (with --repair: afterwards), 1 something is wrong,
+2 a setting is wrong.";
+
 /// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "memoryos", version = VERSION, after_help = AFTER_HELP)]
@@ -97,9 +116,13 @@ enum Command {
     },
     /// Recount everything in the data of a stopped server, and say what is wrong.
     ///
-    /// Exit code 0 if all is sound, 1 if something is wrong. Settles what a crash left, as a start does,
-    /// and changes nothing else.
+    /// Settles what a crash left, as a start does, and changes nothing else unless --repair is given.
+    /// GET /admin/check does the same beside the writes of a server that runs.
+    #[command(after_help = CHECK_HELP)]
     Check {
+        /// Write what can be derived from the rest; make a copy or a backup first
+        #[arg(long)]
+        repair: bool,
         #[command(flatten)]
         data: DataArgs,
     },
@@ -137,7 +160,7 @@ pub fn run() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(args),
         Command::Import { files, data } => import(&files, &data),
-        Command::Check { data } => check(&data),
+        Command::Check { repair, data } => check(&data, repair),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
     }
@@ -156,7 +179,7 @@ fn import(files: &ImportArgs, data: &DataArgs) -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn check(data: &DataArgs) -> ExitCode {
+fn check(data: &DataArgs, repair: bool) -> ExitCode {
     crate::telemetry::start();
     if !data.data_dir.is_dir() {
         let missing = ConfigError(format!("there is no directory {}", data.data_dir.display()));
@@ -166,28 +189,110 @@ fn check(data: &DataArgs) -> ExitCode {
         cache_bytes: data.cache_mib << 20,
         ..Options::default()
     };
-    let report = match Store::open(&data.data_dir, options) {
-        Ok((store, opened)) => {
-            if opened.settled > 0 {
-                println!(
-                    "{} writes that a crash had interrupted were settled",
-                    opened.settled
-                );
-            }
-            store.check()
+    let (store, opened) = match Store::open_damaged(&data.data_dir, options) {
+        Ok(opened) => opened,
+        Err(error @ OpenError::Locked(_)) => {
+            let way_out = format!("{error}; GET /admin/check checks a server that runs");
+            return fail(EXIT_FAILURE, &ConfigError(way_out));
         }
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
-    match report {
-        Ok(report) => {
-            println!("{report}");
-            if report.is_sound() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(EXIT_FAILURE)
-            }
+    if opened.settled > 0 {
+        let settled = opened.settled;
+        println!("{settled} writes that a crash had interrupted were settled");
+    }
+    let outcome = check_store(&store).and_then(|report| {
+        if !repair || report.is_sound() {
+            return Ok((report, ""));
         }
-        Err(error) => fail(EXIT_FAILURE, &error),
+        let directory = data.data_dir.display();
+        println!(
+            "{}; repairing {directory}: if you have no copy of it, stop this",
+            report.totals()
+        );
+        repair_store(&store)?;
+        // Not only what is left: everything, as it is after the repair.
+        Ok((check_store(&store)?, "cannot be derived: "))
+    });
+    let (report, mark) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    for problem in &report.problems {
+        println!("{mark}{problem}");
+    }
+    if report.unlisted() > 0 {
+        println!("{mark}and {} more", report.unlisted());
+    }
+    println!("{}", report.totals());
+    if report.is_sound() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILURE)
+    }
+}
+
+/// Checks a store that nobody else uses, with bars.
+fn check_store(store: &Store) -> Result<CheckReport, StoreError> {
+    let bars = Bars::new(store);
+    let report = store.check(&|progress| bars.show(progress));
+    bars.clear();
+    report
+}
+
+/// Repairs a store that nobody else uses, and says of each record what was done.
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn repair_store(store: &Store) -> Result<u64, StoreError> {
+    let bars = Bars::new(store);
+    let mut told = |line: &Problem| {
+        bars.clear();
+        println!("repaired: {line}");
+    };
+    let count = store.repair(&mut told, &|progress| bars.show(progress));
+    bars.clear();
+    let count = count?;
+    println!("{count} records repaired");
+    Ok(count)
+}
+
+/// A bar for each tree that a check or a repair walks, one at a time.
+struct Bars {
+    expected: Health,
+    shown: RefCell<Option<(&'static str, Bar)>>,
+}
+
+impl Bars {
+    fn new(store: &Store) -> Self {
+        Self {
+            expected: store.health(),
+            shown: RefCell::new(None),
+        }
+    }
+
+    fn show(&self, progress: Progress) {
+        let Progress { tree, records } = progress;
+        let all = match tree {
+            "users" | "names" | "usage" => self.expected.accounts,
+            "memories" => self.expected.memories,
+            "keys" | "key_ids" | "account_keys" => self.expected.active_keys,
+            _ => records,
+        };
+        let mut shown = self.shown.borrow_mut();
+        if shown.as_ref().is_none_or(|(of, _)| *of != tree) {
+            if let Some((_, bar)) = shown.take() {
+                bar.clear();
+            }
+            *shown = Some((tree, Bar::new(tree)));
+        }
+        if let Some((_, bar)) = shown.as_ref() {
+            bar.show(records, all.max(records));
+        }
+    }
+
+    fn clear(&self) {
+        if let Some((_, bar)) = self.shown.take() {
+            bar.clear();
+        }
     }
 }
 

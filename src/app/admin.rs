@@ -1,10 +1,12 @@
 //! What only the admin may do.
 
+use std::time::{Duration, Instant};
+
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::usage::Usage;
-use crate::store::{AccountFilter, AccountsPage};
+use crate::store::{AccountFilter, AccountsPage, CheckReport};
 
 use super::{App, Failure};
 
@@ -94,6 +96,23 @@ impl App {
             }
         };
         Ok(key.map(|key| key.account))
+    }
+
+    /// Checks everything beside writes, one check at a time. Returns the report, and how long it took.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::CheckInProgress`], [`Failure::StorageUnavailable`].
+    pub async fn check(&self) -> Result<(CheckReport, Duration), Failure> {
+        let begun = Instant::now();
+        let report = self.store().check_beside_writes().await?;
+        let took = begun.elapsed();
+        if report.is_sound() {
+            log::info!("checked in {} ms: {}", took.as_millis(), report.totals());
+        } else {
+            log::error!("checked in {} ms: {}", took.as_millis(), report.totals());
+        }
+        Ok((report, took))
     }
 
     /// Counts every account's memories and corrects the counters: the number of accounts, and for each

@@ -1,6 +1,7 @@
 //! Backups while the service runs: one at a time, asked for or due.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,18 @@ pub struct BackupSettings {
     pub every: Option<Duration>,
     /// How many of those that were due are kept.
     pub keep: usize,
+}
+
+impl BackupSettings {
+    /// Backups in this folder, and only when somebody asks.
+    #[must_use]
+    pub const fn asked_only(folder: PathBuf) -> Self {
+        Self {
+            folder: BackupFolder::new(folder),
+            every: None,
+            keep: 1,
+        }
+    }
 }
 
 /// A backup that was made.

@@ -4,7 +4,7 @@ use crate::domain::key::NoEntropy;
 use crate::domain::memory::MemoryError;
 use crate::domain::plan::{Plan, UnknownPlan};
 use crate::domain::usage::{Balance, Refusal};
-use crate::store::{OpError, StoreError};
+use crate::store::{CheckRefusal, OpError, StoreError};
 
 /// Why a request was not done. `http` gives each a status, a code and words.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub enum Failure {
     MemoryLimitExceeded(Balance),
     /// A backup is being made.
     BackupInProgress,
+    /// A check is running.
+    CheckInProgress,
     /// Too many writes wait.
     Overloaded,
     /// Nothing can be written. `outcome_unknown`: this write may or may not be there later.
@@ -106,6 +108,15 @@ impl From<StoreError> for Failure {
             error @ (StoreError::Database(_) | StoreError::Corrupt(_)) => {
                 Self::Internal(chain(&error))
             }
+        }
+    }
+}
+
+impl From<CheckRefusal> for Failure {
+    fn from(refusal: CheckRefusal) -> Self {
+        match refusal {
+            CheckRefusal::InProgress => Self::CheckInProgress,
+            CheckRefusal::Store(error) => error.into(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/backup`.
+//! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/check`,
+//! `/admin/backup`.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -165,6 +166,68 @@ pub(super) async fn sync(app: App, request: Request) -> Answer {
                     is,
                 })
                 .collect(),
+        },
+    )
+}
+
+/// Answer of `GET /admin/check`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Checked)]
+pub(crate) struct CheckJson {
+    success: bool,
+    /// Whether nothing is wrong.
+    sound: bool,
+    accounts: u64,
+    /// Accounts without an active key, whose last one an admin took; no problem.
+    accounts_without_key: u64,
+    /// API keys, revoked ones too.
+    keys: u64,
+    memories: u64,
+    /// Problems found, listed or not.
+    problems_total: u64,
+    /// The first 1,000.
+    problems: Vec<ProblemJson>,
+    /// How long it took, to a thousandth.
+    seconds: f64,
+}
+
+/// A fact that does not hold.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemJson {
+    /// The tree of the record.
+    tree: &'static str,
+    /// Its key, by public ids; never an e-mail or a secret.
+    key: String,
+    /// What is wrong with it.
+    what: String,
+}
+
+/// `GET /admin/check`.
+pub(super) async fn check(app: App, _: Request) -> Answer {
+    let (report, took) = app.check().await?;
+    let milliseconds = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+    let sound = report.is_sound();
+    Reply::json(
+        StatusCode::OK,
+        &CheckJson {
+            success: true,
+            sound,
+            accounts: report.accounts,
+            accounts_without_key: report.accounts_without_key,
+            keys: report.keys,
+            memories: report.memories,
+            problems_total: report.problems_total,
+            problems: report
+                .problems
+                .into_iter()
+                .map(|problem| ProblemJson {
+                    tree: problem.tree,
+                    key: problem.key,
+                    what: problem.what,
+                })
+                .collect(),
+            seconds: f64::from(milliseconds) / 1_000.0,
         },
     )
 }

@@ -80,6 +80,8 @@ pub enum Code {
     MemoryLimitExceeded,
     /// 409: a backup is being made.
     BackupInProgress,
+    /// 409: a check is running.
+    CheckInProgress,
     /// 503: too many writes wait.
     Overloaded,
     /// 503: the disk failed.
@@ -92,7 +94,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::EndpointNotFound,
         Self::MethodNotAllowed,
         Self::AmbiguousCredentials,
@@ -126,6 +128,7 @@ impl Code {
         Self::OutOfCredits,
         Self::MemoryLimitExceeded,
         Self::BackupInProgress,
+        Self::CheckInProgress,
         Self::Overloaded,
         Self::StorageUnavailable,
         Self::StorageFull,
@@ -173,6 +176,7 @@ impl Code {
             Self::OutOfCredits => ("out_of_credits", StatusCode::PAYMENT_REQUIRED),
             Self::MemoryLimitExceeded => ("memory_limit_exceeded", StatusCode::PAYMENT_REQUIRED),
             Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
+            Self::CheckInProgress => ("check_in_progress", StatusCode::CONFLICT),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageFull => ("storage_unavailable", StatusCode::INSUFFICIENT_STORAGE),
@@ -357,6 +361,12 @@ impl From<Failure> for ApiError {
                 Code::BackupInProgress,
                 "Backup in progress",
                 "A backup is being made; there is one at a time. Try again when it is done.",
+            )
+            .retry_after("30"),
+            Failure::CheckInProgress => Self::new(
+                Code::CheckInProgress,
+                "Check in progress",
+                "A check is running; there is one at a time. Try again when it is done.",
             )
             .retry_after("30"),
             Failure::Overloaded => Self::new(

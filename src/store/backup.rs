@@ -29,7 +29,7 @@ const REPORT_RECORDS: u64 = 1_000;
 const ACCOUNTS: usize = 1_000;
 
 /// Is told how much is done and how much there is in all, and says whether to go on.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+pub type BackupProgress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 /// A backup that was made.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl Store {
         &self,
         file: &Path,
         now: Timestamp,
-        progress: Progress<'_>,
+        progress: BackupProgress<'_>,
     ) -> Result<Backup, BackupError> {
         let display = file.display().to_string();
         let failed = |source: io::Error| match source.kind() {
@@ -148,7 +148,7 @@ impl From<sled::Error> for PutError {
 struct Reading<'a, 'p> {
     inner: &'a Inner,
     out: Writer<BackupFile>,
-    progress: Progress<'p>,
+    progress: BackupProgress<'p>,
     records: u64,
     memories: u64,
 }

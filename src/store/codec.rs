@@ -34,9 +34,9 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    let (record, _) =
-        bincode::serde::decode_from_slice(unversioned(bytes)?, config()).map_err(undecodable)?;
-    Ok(record)
+    let bytes = unversioned(bytes)?;
+    let decoded = bincode::serde::decode_from_slice(bytes, config());
+    whole(bytes, decoded.map_err(undecodable)?)
 }
 
 /// Returns the record that the bytes are, its texts borrowed from them.
@@ -45,16 +45,26 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError>
 ///
 /// [`StoreError::Corrupt`] if they are not.
 pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
-    let (record, _) = bincode::serde::borrow_decode_from_slice(unversioned(bytes)?, config())
-        .map_err(undecodable)?;
-    Ok(record)
+    let bytes = unversioned(bytes)?;
+    let decoded = bincode::serde::borrow_decode_from_slice(bytes, config());
+    whole(bytes, decoded.map_err(undecodable)?)
 }
 
 /// As [`decode`], for values put together from pieces, which may be large.
 pub(crate) fn decode_long<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    bincode::serde::decode_from_slice(bytes, bincode::config::standard())
-        .map(|(record, _)| record)
-        .map_err(undecodable)
+    let decoded = bincode::serde::decode_from_slice(bytes, bincode::config::standard());
+    whole(bytes, decoded.map_err(undecodable)?)
+}
+
+/// Refuses a record that ends before its bytes do: they are not what was written.
+fn whole<T>(bytes: &[u8], (record, length): (T, usize)) -> Result<T, StoreError> {
+    if length == bytes.len() {
+        Ok(record)
+    } else {
+        Err(StoreError::Corrupt(
+            "a record has bytes after its end".to_owned(),
+        ))
+    }
 }
 
 /// As [`encode`], without a version and a limit: the bytes are kept in pieces.
@@ -109,6 +119,9 @@ mod tests {
         let error = decode::<(u64, String)>(&newer).unwrap_err();
         assert!(error.to_string().contains("unknown version 2"), "{error}");
         assert!(decode::<u64>(&[]).is_err());
+        let longer = [&bytes[..], &[0]].concat();
+        let error = decode::<(u64, String)>(&longer).unwrap_err();
+        assert!(error.to_string().contains("after its end"), "{error}");
     }
 
     #[test]

@@ -278,7 +278,8 @@ impl Inner {
     ) -> Result<KeyRow, SwapError<CreateKeyRefusal>> {
         let usage = self.usage(account)?;
         let cap = cap_for(&usage, key.cap, maker).map_err(SwapError::Refused)?;
-        if self.account_record(account)?.active.len() >= ACTIVE_KEYS_MAX {
+        let active = self.account_record(account)?.active.len();
+        if active >= ACTIVE_KEYS_MAX {
             return Err(SwapError::Refused(CreateKeyRefusal::LimitReached));
         }
         if self.key_record(&key.hash)?.is_some() {
@@ -315,6 +316,9 @@ impl Inner {
         })?;
         self.trees.key_intents.remove(intent)?;
         self.totals.active_keys.fetch_add(1, Ordering::Relaxed);
+        if active == 0 {
+            self.totals.active_accounts.fetch_add(1, Ordering::Relaxed);
+        }
         steps.complete();
         Ok(key_row(record, &usage))
     }

@@ -51,9 +51,20 @@ impl AccountLocks {
         Some(Arc::clone(&self.stripe(account)?.lock).write_owned().await)
     }
 
-    /// As [`Self::alone`], on a thread that may block.
+    /// Waits for the account alone, on a thread that may block.
+    ///
+    /// # Panics
+    ///
+    /// On a thread of an async runtime, if somebody else holds the account.
     pub(super) fn alone_blocking(&self, account: AccountKey) -> Option<RwLockWriteGuard<'_, ()>> {
-        Some(self.stripe(account)?.lock.blocking_write())
+        let lock = &self.stripe(account)?.lock;
+        Some(lock.try_write().unwrap_or_else(|_| lock.blocking_write()))
+    }
+
+    /// Says whether somebody waits for the account alone, while the caller shares it.
+    #[cfg(test)]
+    pub(super) fn is_waited_for(&self, account: AccountKey) -> bool {
+        self.stripe(account).unwrap().lock.try_read().is_err()
     }
 
     /// Notes that a write is complete: the account's next swap drops its intent.

@@ -470,19 +470,31 @@ impl Inner {
         id: MemoryId,
         head: &sled::IVec,
     ) -> Result<Option<String>, StoreError> {
+        let found = self.json_and_head(account, id, head)?;
+        Ok(found.map(|(json, _)| json))
+    }
+
+    /// Returns the JSON of a memory whose head was read, and the head that it belongs to: a newer one if
+    /// the memory was changed meanwhile. `None` if it was deleted.
+    pub(super) fn json_and_head(
+        &self,
+        account: AccountKey,
+        id: MemoryId,
+        head: &sled::IVec,
+    ) -> Result<Option<(String, sled::IVec)>, StoreError> {
         let key = memory_key(account, id);
         let mut bytes = head.clone();
         loop {
             let head: MemoryHead<'_> = decode_borrowed(&bytes)?;
             if head.pieces == 0 {
-                return Ok(Some(head.json.to_owned()));
+                let json = head.json.to_owned();
+                return Ok(Some((json, bytes)));
             }
             let owner = Owner::memory(key);
             if let Some(json) = pieces::read(&self.trees.pieces, owner, head.revision, head.pieces)?
             {
-                return String::from_utf8(json)
-                    .map(Some)
-                    .map_err(|_| pieces_gone(id));
+                let json = String::from_utf8(json).map_err(|_| pieces_gone(id))?;
+                return Ok(Some((json, bytes)));
             }
             // A change took the pieces away after the head was read: the head names the new ones.
             let revision = head.revision;

@@ -24,11 +24,14 @@ mod pieces;
 mod place;
 mod recovery;
 mod reopen;
+mod repair;
 mod replays;
 mod restore;
 mod schema;
 mod sequence;
 mod stats;
+#[cfg(test)]
+mod storms;
 mod swap;
 #[cfg(test)]
 mod testing;
@@ -39,7 +42,7 @@ mod watchdog;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
@@ -48,10 +51,10 @@ use crate::domain::account::AccountKey;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
-pub use backup::{Backup, BackupError, Progress};
+pub use backup::{Backup, BackupError, BackupProgress};
 pub use backup_folder::{BackupCause, BackupFolder};
 pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
-pub use check::{CheckReport, PROBLEMS_LISTED_MAX, Problem};
+pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progress};
 pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
 pub use error::{OpenError, StoreError};
 pub use keys::{
@@ -70,6 +73,7 @@ pub use usage::Debited;
 use committer::Committer;
 use directory::DataDirectory;
 use locks::AccountLocks;
+use recovery::OnDamage;
 use schema::Trees;
 use swap::SwapError;
 
@@ -141,6 +145,8 @@ struct Inner {
     stats: stats::Cache,
     totals: Totals,
     waiting_writes: Semaphore,
+    /// Whether a check runs beside writes.
+    checking: AtomicBool,
     /// See [`Options::reserve_bytes`].
     reserve_bytes: AtomicU64,
     directory: Arc<DataDirectory>,
@@ -194,12 +200,30 @@ impl Store {
     ///
     /// [`OpenError`]; nothing in the directory was changed then, unless recovery itself failed.
     pub fn open(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(directory, options, OnDamage::Stop)
+    }
+
+    /// Opens the store as [`Self::open`] does, but passes over records that are damaged: what was under way
+    /// there is not settled. For a check and a repair; a service must not run on such a store.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_damaged(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(directory, options, OnDamage::PassOver)
+    }
+
+    fn open_with(
+        directory: &Path,
+        options: Options,
+        damage: OnDamage,
+    ) -> Result<(Self, Opened), OpenError> {
         let (directory, created) = DataDirectory::open(directory)?;
         let (directory, alarm) = (Arc::new(directory), Arc::new(Notify::new()));
         if directory.is_unsynced() {
             directory.write_again()?;
         }
-        let (inner, settled) = Inner::open(&directory, &alarm, options)?;
+        let (inner, settled) = Inner::open(&directory, &alarm, options, damage)?;
         directory.mark_synced()?;
         let opened = Opened {
             file_system: directory.file_system(),
@@ -336,6 +360,7 @@ impl Inner {
         directory: &Arc<DataDirectory>,
         alarm: &Arc<Notify>,
         options: Options,
+        damage: OnDamage,
     ) -> Result<(Self, u64), OpenError> {
         let db = directory.open_database(options.cache_bytes)?;
         let damaged = |reason: String| OpenError::Damaged {
@@ -354,13 +379,16 @@ impl Inner {
             stats: stats::Cache::new(),
             totals: Totals::default(),
             waiting_writes: Semaphore::new(options.waiting_writes_max),
+            checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),
             directory: Arc::clone(directory),
         };
-        let settled = inner.recover().map_err(|source| OpenError::Recovery {
-            path: directory.display(),
-            source,
-        })?;
+        let settled = inner
+            .recover(damage)
+            .map_err(|source| OpenError::Recovery {
+                path: directory.display(),
+                source,
+            })?;
         Ok((inner, settled))
     }
 

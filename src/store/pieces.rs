@@ -36,7 +36,6 @@ impl Owner {
     }
 
     /// The prefix of all its pieces.
-    #[cfg(test)]
     pub(super) fn prefix(self) -> [u8; 33] {
         self.0
     }

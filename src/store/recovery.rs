@@ -12,29 +12,48 @@ use super::pieces::{self, Owner};
 use super::schema::{AccountRecord, KeyIntent, memory_key, op_key, part};
 use super::{Inner, Ordering, StoreError};
 
+/// What recovery does about a record that is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnDamage {
+    /// Ends: a service must not go on from it.
+    Stop,
+    /// Leaves it, and what hangs on it, as it is.
+    PassOver,
+}
+
+impl OnDamage {
+    /// Returns what was found, or `None` if it is damaged and passed over.
+    fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match outcome {
+            Err(StoreError::Corrupt(_)) if self == Self::PassOver => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+}
+
 impl Inner {
     /// Settles every intent. Returns how many writes had to be finished or undone.
-    pub(super) fn recover(&self) -> Result<u64, StoreError> {
-        let mut settled = self.recover_keys()?;
+    pub(super) fn recover(&self, damage: OnDamage) -> Result<u64, StoreError> {
+        let mut settled = self.recover_keys(damage)?;
         let mut memories = 0u64;
         for entry in &self.trees.usage {
             let (key, bytes) = entry?;
-            let account = AccountKey(part(&key, 0).ok_or_else(|| bad_key("usage"))?);
-            let mut usage: Usage = decode(&bytes)?;
-            if !usage.intents.is_empty() {
-                settled = settled.saturating_add(self.recover_memories(account, &mut usage)?);
+            if let Some((own, held)) = damage.judge(self.recover_usage(&key, &bytes))? {
+                settled = settled.saturating_add(own);
+                memories = memories.saturating_add(held);
             }
-            memories = memories.saturating_add(usage.held);
         }
         let (mut accounts, mut active_accounts, mut active_keys) = (0u64, 0u64, 0u64);
         for bytes in self.trees.users.iter().values() {
-            let record: AccountRecord = decode(&bytes?)?;
+            let Some(record) = damage.judge(decode::<AccountRecord>(&bytes?))? else {
+                continue;
+            };
             accounts = accounts.saturating_add(1);
             active_accounts = active_accounts.saturating_add(u64::from(!record.active.is_empty()));
             let keys = u64::try_from(record.active.len()).unwrap_or(u64::MAX);
             active_keys = active_keys.saturating_add(keys);
         }
-        self.recover_stats()?;
+        damage.judge(self.recover_stats())?;
         self.totals.memories.store(memories, Ordering::Relaxed);
         self.totals.accounts.store(accounts, Ordering::Relaxed);
         self.totals
@@ -47,8 +66,24 @@ impl Inner {
         Ok(settled)
     }
 
+    /// Settles what was under way in one usage. Returns how many writes were not complete, and how many
+    /// memories the account holds.
+    fn recover_usage(&self, key: &[u8], bytes: &[u8]) -> Result<(u64, u64), StoreError> {
+        let account = AccountKey(part(key, 0).ok_or_else(|| bad_key("usage"))?);
+        let mut usage: Usage = decode(bytes)?;
+        let mut settled = 0;
+        if !usage.intents.is_empty() {
+            settled = self.recover_memories(account, &mut usage)?;
+        }
+        Ok((settled, usage.held))
+    }
+
     /// Settles the writes of one account that were under way. Returns how many were not complete.
-    fn recover_memories(&self, account: AccountKey, usage: &mut Usage) -> Result<u64, StoreError> {
+    pub(super) fn recover_memories(
+        &self,
+        account: AccountKey,
+        usage: &mut Usage,
+    ) -> Result<u64, StoreError> {
         let mut settled = 0u64;
         for intent in usage.intents.clone() {
             let complete = self.recover_memory(account, usage, &intent)?;
@@ -117,19 +152,28 @@ impl Inner {
     }
 
     /// Settles sign-ups and keys that were being made or revoked.
-    fn recover_keys(&self) -> Result<u64, StoreError> {
+    fn recover_keys(&self, damage: OnDamage) -> Result<u64, StoreError> {
         let mut settled = 0u64;
         for entry in &self.trees.key_intents {
             let (key, bytes) = entry?;
-            let account = AccountKey(part(&key, 0).ok_or_else(|| bad_key("key_intents"))?);
-            self.recover_key(account, decode(&bytes)?)?;
-            self.trees.key_intents.remove(key)?;
-            settled = settled.saturating_add(1);
+            let account = part(&key, 0).ok_or_else(|| bad_key("key_intents"));
+            let recovered = account.and_then(|account| {
+                let intent = decode(&bytes)?;
+                self.recover_key(AccountKey(account), intent)
+            });
+            if damage.judge(recovered)?.is_some() {
+                self.trees.key_intents.remove(key)?;
+                settled = settled.saturating_add(1);
+            }
         }
         Ok(settled)
     }
 
-    fn recover_key(&self, account: AccountKey, intent: KeyIntent) -> Result<(), StoreError> {
+    pub(super) fn recover_key(
+        &self,
+        account: AccountKey,
+        intent: KeyIntent,
+    ) -> Result<(), StoreError> {
         let record: Option<AccountRecord> = self
             .trees
             .users

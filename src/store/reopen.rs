@@ -13,7 +13,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::OpenError;
-use super::{Inner, Store};
+use super::recovery::OnDamage;
+use super::{Inner, Store, directory, watchdog};
 
 /// Longest wait for operations under way; those of a poisoned store end by themselves.
 const OPERATIONS_WAIT: Duration = Duration::from_secs(30);
@@ -56,7 +57,7 @@ impl Store {
             Ok(inner) if inner.committer.is_poisoned() => {}
             _ => return Ok(Reopened::NotNeeded),
         }
-        let directory = &self.0.directory;
+        let directory = Arc::clone(&self.0.directory);
         directory.mark_unsynced();
         if let Err(error) = directory.try_write(self.0.options.reserve_bytes) {
             return Ok(Reopened::NotYet(error.to_string()));
@@ -64,9 +65,12 @@ impl Store {
         let Some(old) = self.take_alone() else {
             return Ok(Reopened::NotYet("requests are still under way".to_owned()));
         };
-        drop(old);
+        // The last flush of the old database is one more wait for the disk.
+        watchdog::watched(self.0.options.on_hung_disk, || drop(old))
+            .map_err(|source| directory::failed(directory.path(), source))?;
         directory.write_again()?;
-        let (inner, settled) = Inner::open(directory, &self.0.alarm, self.0.options)?;
+        let (alarm, options) = (&self.0.alarm, self.0.options);
+        let (inner, settled) = Inner::open(&directory, alarm, options, OnDamage::Stop)?;
         directory.mark_synced()?;
         self.put(Some(Arc::new(inner)));
         Ok(Reopened::Settled(settled))

@@ -12,7 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
 use super::archive::{Archive, ArchiveError, BackupContents, ReadError};
-use super::backup::Progress;
+use super::backup::BackupProgress;
 use super::codec::{encode, versioned};
 use super::directory::{Contents, Making, inspect};
 use super::error::{OpenError, StoreError};
@@ -135,11 +135,11 @@ fn read(
 struct Told<'p> {
     done: u64,
     all: u64,
-    progress: Progress<'p>,
+    progress: BackupProgress<'p>,
 }
 
 impl<'p> Told<'p> {
-    fn new(archive: &Archive, progress: Progress<'p>) -> Self {
+    fn new(archive: &Archive, progress: BackupProgress<'p>) -> Self {
         Self {
             done: 0,
             all: archive.contents().records,

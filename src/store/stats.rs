@@ -206,6 +206,13 @@ impl Cache {
         }
     }
 
+    /// Returns the counts of an account, if they are in memory.
+    pub(super) fn counts(&self, account: AccountKey) -> Option<Counts> {
+        lock(&self.accounts)
+            .peek(&account)
+            .map(|cached| cached.counts.clone())
+    }
+
     fn listed(&self, account: AccountKey) -> Option<Stats> {
         lock(&self.accounts)
             .get(&account)
@@ -232,6 +239,7 @@ impl Store {
     ///
     /// [`StoreError`] if a record cannot be read.
     pub async fn stats(&self, account: AccountKey) -> Result<Stats, StoreError> {
+        self.opened().await;
         let inner = self.inner()?;
         if let Some(stats) = inner.stats.listed(account) {
             return Ok(stats);
@@ -362,7 +370,7 @@ impl Inner {
     ) -> Result<u64, StoreError> {
         let op = usage.next_op.saturating_sub(1);
         (cached.through, cached.tail) = (usage.newest, 0);
-        let due = write_snapshot(&self.trees, account, &cached.counts, cached.through, op)?;
+        let due = self.snapshot_of(account, usage, &cached.counts)?;
         let owner = Owner::stats(account.0);
         pieces::remove_others(&self.trees.pieces, owner, Some(op))?;
         for key in self.trees.stats_journal.scan_prefix(account.0).keys() {
@@ -373,6 +381,18 @@ impl Inner {
         }
         self.committer.mark_dirty();
         Ok(due)
+    }
+
+    /// Writes a snapshot that says these counts are of everything written so far. The caller holds the
+    /// account alone. Returns as [`Self::replace_snapshot`] does.
+    pub(super) fn snapshot_of(
+        &self,
+        account: AccountKey,
+        usage: &Usage,
+        counts: &Counts,
+    ) -> Result<u64, StoreError> {
+        let op = usage.next_op.saturating_sub(1);
+        write_snapshot(&self.trees, account, counts, usage.newest, op)
     }
 }
 

@@ -50,10 +50,12 @@ pub(super) async fn add(
         ),
         _ => None,
     };
+    let rows = store.keys(account, NOW).unwrap();
+    let key_id = rows.iter().find(|row| row.share.key_no == key_no).unwrap();
     let add = AddMemory {
         account,
         key_no,
-        key_id: "key_000000000000",
+        key_id: key_id.id.as_str(),
         memory: &memory("a", bytes),
         id,
         cost: 2,

@@ -114,3 +114,54 @@ async fn too_many_waiting_writes_are_refused() {
     add(&store, account, 1, 1, 10).await;
     assert_eq!(store.usage(account, NOW).unwrap().held, 1);
 }
+
+/// Shows that a sweep removes the answers that are a day old, pieces and all, and leaves the others, and
+/// that a time whose answer was given anew is no reason to remove the new one.
+#[tokio::test]
+async fn a_sweep_removes_what_has_expired() {
+    let (_directory, store, account) = store(Options::default()).await;
+    let memory = testing::memory("a", 10);
+    let hour = |n: i64| NOW.plus_seconds(n * 3_600);
+    let answer = async |key: u8, at: i64, body: &str| {
+        let begun = store.begin_replay(account, [key; 16], [8; 32], hour(at));
+        let replay = begun.await.unwrap();
+        let add = AddMemory {
+            account,
+            key_no: 1,
+            key_id: "key_000000000000",
+            memory: &memory,
+            id: crate::domain::memory::MemoryId::new(hour(at).millis(), 1),
+            cost: 2,
+            now: hour(at),
+            replay: Some(&replay),
+        };
+        let body = body.to_owned();
+        let respond = |_: &Added| body.clone();
+        store.add_memory(add, respond).await.unwrap();
+    };
+    let again = async |key: u8, at: i64| {
+        let replay = store.begin_replay(account, [key; 16], [8; 32], hour(at));
+        match replay.await {
+            Err(ReplayRefusal::Answered { body, .. }) => Some(body),
+            Ok(_) => None,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let long = "x".repeat(20_000);
+    answer(1, 0, &long).await;
+    answer(2, 1, "second").await;
+    assert_eq!(store.sweep_replays(hour(23)).await.unwrap(), 0);
+    assert_eq!(again(1, 23).await.as_deref(), Some(long.as_str()));
+    // Expired, and used anew before it was swept.
+    answer(1, 24, "anew").await;
+    assert_eq!(store.sweep_replays(hour(24)).await.unwrap(), 1);
+    assert_eq!(again(1, 24).await.as_deref(), Some("anew"));
+    assert_eq!(again(2, 24).await.as_deref(), Some("second"));
+    assert_eq!(store.sweep_replays(hour(25)).await.unwrap(), 1);
+    assert_eq!(again(2, 25).await, None);
+    let trees = store.trees();
+    assert_eq!((trees.replays.len(), trees.replay_times.len()), (1, 1));
+    assert!(trees.pieces.is_empty());
+    assert_eq!(store.sweep_replays(hour(48)).await.unwrap(), 1);
+    assert!(trees.replays.is_empty() && trees.replay_times.is_empty());
+}

@@ -50,6 +50,8 @@ impl Store {
         cost: u64,
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
+        // The caller has read already: rather late than in vain.
+        self.opened().await;
         let inner = self.inner()?;
         if inner.takes_writes().is_ok() {
             let step = || inner.swap_usage(account, |usage| usage.debit(key_no, cost, now));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// One tick.
@@ -49,6 +49,17 @@ impl Watch {
         self.ticks = self.ticks.saturating_add(1);
         self.ticks > TICKS_MAX
     }
+}
+
+/// Runs something that waits for the disk, under a watchdog of its own.
+pub(super) fn watched<T>(on_hung: fn(), work: impl FnOnce() -> T) -> std::io::Result<T> {
+    let flushing = Arc::new(Flushing::default());
+    let (stop, stopped) = channel();
+    start(Arc::clone(&flushing), stopped, on_hung)?;
+    flushing.turn();
+    let done = work();
+    drop(stop);
+    Ok(done)
 }
 
 /// Starts the watchdog. It ends with `stop`'s other end, or after it has called `on_hung`.

@@ -132,6 +132,28 @@ async fn users_are_searched_and_paged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_gets_a_key_again_is_active_again() {
+    // Shows that the total kept beside the records goes up again with the first key after none.
+    let server = Server::spawn().await;
+    let (admin, bo) = (server.admin(), server.account(Plan::Free).await);
+    server.account(Plan::Free).await;
+    let active = async || {
+        let answer = admin.get("/admin/users?limit=1").await.ok(200);
+        answer.json["active_users"].as_u64().unwrap()
+    };
+    admin
+        .delete(&format!("/apikey/{}", bo.key_id))
+        .await
+        .ok(200);
+    assert_eq!(active().await, 1);
+    let own = json!({"account_id": bo.account_id});
+    admin.post("/apikey/new", &own).await.ok(201);
+    assert_eq!(active().await, 2);
+    admin.post("/apikey/new", &own).await.ok(201);
+    assert_eq!(active().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_is_changed_by_any_name_of_the_account() {
     // Shows key, key id, account id and e-mail in another case; each changes the account.
     let server = Server::spawn().await;

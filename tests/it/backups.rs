@@ -40,7 +40,7 @@ fn restored(file: &Path, to: &Path) -> Store {
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
     store::restore(file, to, go_on).unwrap();
     let (store, _) = Store::open(to, StoreOptions::default()).unwrap();
-    let report = store.check().unwrap();
+    let report = store.check(&|_| {}).unwrap();
     assert!(report.is_sound(), "{report}");
     store
 }

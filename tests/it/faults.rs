@@ -1,6 +1,10 @@
 //! What clients are told while the disk fails.
 
+use http_body_util::BodyExt;
+use memoryos::app::{AdminAccess, App, BackupSettings, Settings};
+use memoryos::clock::Clock;
 use memoryos::domain::plan::Plan;
+use memoryos::store::Store;
 use serde_json::json;
 
 use crate::harness::{Actor, Answer, Server, memory};
@@ -121,4 +125,28 @@ async fn health_is_unhealthy() {
     assert!(checks.values().any(|check| check == false));
     let status = bo.get("/gpt-status").await.ok(200);
     assert_eq!(status.json["system_status"], "unhealthy");
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_500() {
+    // Shows that a panic becomes an answer like any other, and that the next request is served.
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path(), memoryos::store::Options::default()).unwrap();
+    let settings = Settings {
+        signup_plans: Vec::new(),
+        admin: AdminAccess::Disabled,
+        body_bytes_max: 65_536,
+        public_url: None,
+        backups: BackupSettings::asked_only(directory.path().join("backups")),
+    };
+    let app = App::new(store, Clock::System, settings);
+    let broken = tower::service_fn(|_: http::Request<()>| async { panic!("on purpose") });
+    let request = http::Request::get("/memory").body(()).unwrap();
+    let Ok(answer) = memoryos::http::answer(app, broken, request).await;
+    assert_eq!(answer.status(), 500);
+    assert!(answer.headers().contains_key("x-request-id"));
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["code"], "internal");
+    assert!(!body.to_string().contains("on purpose"), "{body}");
 }

@@ -1,10 +1,10 @@
-//! What is told of `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts` and
-//! `/admin/backup`.
+//! What is told of `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`,
+//! `/admin/check` and `/admin/backup`.
 
 use http::StatusCode;
 use serde_json::json;
 
-use super::super::admin::{BackupJson, PlanChangedJson, SyncJson, UsersJson};
+use super::super::admin::{BackupJson, CheckJson, PlanChangedJson, SyncJson, UsersJson};
 use super::super::error::Code;
 use super::describe::Described;
 use super::info::ADMIN;
@@ -112,6 +112,37 @@ pub(in crate::http) fn sync() -> Described {
             "message": "Synced memory counts for 1 users",
             "total_users": 1,
             "corrected": [{"account_id": "ada@example.com", "was": 2, "is": 1}]
+        }),
+    )
+}
+
+/// [`super::super::admin::check`]
+pub(in crate::http) fn check() -> Described {
+    Described::new(
+        ADMIN,
+        "checkEverything",
+        "Recounts everything and compares all that must agree, while writes go on; changes nothing. Holds up \
+         one account at a time, about a second for each million memories of it. The answer comes when all \
+         is read.",
+    )
+    .refuses(&[Code::CheckInProgress, Code::StorageUnavailable])
+    .answers::<CheckJson>(
+        StatusCode::OK,
+        "What was found; `sound` says whether all is well.",
+        json!({
+            "success": true,
+            "sound": false,
+            "accounts": 1,
+            "accounts_without_key": 0,
+            "keys": 2,
+            "memories": 1,
+            "problems_total": 1,
+            "problems": [{
+                "tree": "usage",
+                "key": "acct_01KG8Z4VQ6T2M9XC3R5H7N1BDE",
+                "what": "it counts 2 memories, 1 are there"
+            }],
+            "seconds": 0.012
         }),
     )
 }

@@ -164,6 +164,7 @@ pub(super) const fn meaning(code: Code) -> &'static str {
             "The plan has no room for another memory. Nothing was debited."
         }
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
+        Code::CheckInProgress => "A check is running; there is one at a time.",
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
             "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
@@ -235,6 +236,7 @@ fn made(code: Code) -> ApiError {
         },
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
         Code::BackupInProgress => Failure::BackupInProgress,
+        Code::CheckInProgress => Failure::CheckInProgress,
         Code::Overloaded => Failure::Overloaded,
         Code::StorageUnavailable => Failure::StorageUnavailable {
             outcome_unknown: false,

@@ -1,28 +1,37 @@
 //! A small store is sound; each damage is named.
 
 use super::*;
+use crate::domain::key::KeyId;
+use crate::domain::memory::MemoryId;
 use crate::domain::plan::Plan;
+use crate::domain::usage::Usage;
 use crate::store::Options;
-use crate::store::codec::encode;
-use crate::store::schema::{KeyIntent, memory_key, op_key, replay_key};
+use crate::store::codec::{decode_borrowed, encode};
+use crate::store::pieces::{self, Owner};
+use crate::store::schema::{
+    ActiveKey, KeyIntent, MemoryHead, account_key_key, memory_key, op_key, replay_key,
+    replay_time_key,
+};
+use crate::store::stats::Delta;
 use crate::store::testing::{NOW, add, change, new_key, sign_up};
 
 /// A small store with something of everything in it, opened anew, so that nothing is under way.
-struct Fixture {
-    store: Store,
-    _directory: tempfile::TempDir,
+pub(in crate::store) struct Fixture {
+    pub store: Store,
+    pub directory: tempfile::TempDir,
     /// Two keys, one of them revoked; a name; saved aggregates; a recorded answer.
-    bo: AccountKey,
+    pub bo: AccountKey,
     /// No name, no memories.
-    al: AccountKey,
+    pub al: AccountKey,
     /// Bo's keys: the first, and the revoked one.
-    keys: [(KeyHash, KeyId); 2],
-    short: MemoryId,
-    long: MemoryId,
+    pub keys: [(KeyHash, KeyId); 2],
+    pub short: MemoryId,
+    pub long: MemoryId,
+    pub newest: MemoryId,
 }
 
 impl Fixture {
-    async fn make() -> Self {
+    pub(in crate::store) async fn make() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(directory.path(), Options::default()).unwrap();
         let (first, second) = (new_key("first-key-of-bo"), new_key("second-key-of-bo"));
@@ -52,18 +61,19 @@ impl Fixture {
             .await
             .unwrap();
         store.delete_memory(bo, 1, gone, NOW).await.unwrap();
-        add(&store, bo, 1, 6, 10).await;
+        let newest = add(&store, bo, 1, 6, 10).await;
         drop(store);
         let (store, opened) = Store::open(directory.path(), Options::default()).unwrap();
         assert_eq!(opened.settled, 0);
         Self {
             store,
-            _directory: directory,
+            directory,
             bo,
             al,
             keys,
             short,
             long,
+            newest,
         }
     }
 
@@ -79,7 +89,7 @@ impl Fixture {
             None => drop(tree.remove(key).unwrap()),
         };
         set(value.as_deref());
-        let report = self.store.check().unwrap();
+        let report = self.store.check(&|_| ()).unwrap();
         assert_eq!(report.is_sound(), report.problems.is_empty());
         set(old.as_deref());
         report.problems.iter().map(ToString::to_string).collect()
@@ -125,7 +135,7 @@ impl Fixture {
 #[tokio::test]
 async fn what_the_operations_leave_is_sound() {
     let fixture = Fixture::make().await;
-    let report = fixture.store.check().unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     assert_eq!(report.to_string(), "2 accounts, 3 keys, 5 memories: sound");
     // The fixture has what the other tests damage.
     let trees = &fixture.store.trees();
@@ -152,7 +162,11 @@ async fn wrong_counters_are_named() {
     let found = fixture.with_usage(|usage| usage.used = usage.granted + 1);
     assert_eq!(
         found,
-        [format!("usage {bo}: 10001 credits used of 10000 granted")]
+        [
+            format!("usage {bo}: 10001 credits used of 10000 granted"),
+            format!("usage {bo}: 10001 credits used in the cycle, 18 ever"),
+            format!("usage {bo}: 10001 credits used, 18 ever, but its keys used 18, 18 ever"),
+        ]
     );
     let found = fixture.with_usage(|usage| usage.shares[0].held = 0);
     assert_eq!(
@@ -165,7 +179,10 @@ async fn wrong_counters_are_named() {
     assert_eq!(
         found,
         [
-            format!("usage {bo}: a memory is newer than the last one it gave"),
+            format!(
+                "usage {bo}: {} is newer than the last memory it gave",
+                fixture.newest
+            ),
             format!("stats {bo}: it counts writes that the account has not made"),
         ]
     );
@@ -180,8 +197,8 @@ async fn wrong_counters_are_named() {
     assert_eq!(
         found,
         [
-            format!("usage {bo}: it counts 4 memories, 5 are there"),
             format!("usage {bo}: 1 intents are left that opening should have settled"),
+            format!("usage {bo}: it counts 4 memories, 5 are there"),
             format!("usage {bo}: its key 1 counts 2 memories, 3 are there"),
         ]
     );
@@ -191,7 +208,7 @@ async fn wrong_counters_are_named() {
         found,
         [format!("keys {id}: it counts 9 memories, 2 are there")]
     );
-    assert!(fixture.store.check().unwrap().is_sound());
+    assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
 }
 
 /// Shows that accounts, names and usage which do not belong together are named.
@@ -295,6 +312,7 @@ async fn keys_that_do_not_fit_are_named() {
         found,
         [
             format!("keys {second_id}: {missing}"),
+            format!("usage {bo}: 18 credits used, 18 ever, but its keys used 12, 12 ever"),
             format!("usage {bo}: 2 memories were stored with the key 2, which is not there"),
         ]
     );
@@ -308,7 +326,6 @@ async fn keys_that_do_not_fit_are_named() {
         [
             format!("account_keys {bo} 00000003: it finds a key with another account or number"),
             format!("usage {bo}: the number 3 of a key would be given again"),
-            format!("keys {second_id}: it counts 2 memories, 0 are there"),
         ]
     );
     let found = fixture.with_user(|user| user.active.clear());
@@ -335,9 +352,10 @@ async fn keys_that_do_not_fit_are_named() {
     let found = fixture.with_usage(|usage| usage.shares.clear());
     assert_eq!(
         found,
-        [format!(
-            "usage {bo}: it has shares of the keys [], active are [1]"
-        )]
+        [
+            format!("usage {bo}: 18 credits used, 18 ever, but its keys used 6, 6 ever"),
+            format!("usage {bo}: it has shares of the keys [], active are [1]"),
+        ]
     );
     let found = fixture.damaged(&trees.keys, &first.0, None);
     assert_eq!(
@@ -353,6 +371,7 @@ async fn keys_that_do_not_fit_are_named() {
         found,
         [
             format!("keys {second_id}: {missing}"),
+            format!("keys {second_id}: its end counts writes that the account has not made"),
             format!("account_keys {bo} 00000002: it finds a key with another account or number"),
         ]
     );
@@ -376,8 +395,34 @@ async fn memories_that_are_not_whole_are_named() {
         [format!("memories {bo} {id}: its JSON has another id")]
     );
     let found = fixture.with_head(id, |head| head.success = false);
-    let other = "its JSON has another category, type or success than its record";
-    assert_eq!(found.first(), Some(&format!("memories {bo} {id}: {other}")));
+    let other = "its JSON has another category, type, time or success than its record";
+    let names = "the saved aggregates come to 5 memories, a recount to 5, or they differ in names";
+    assert_eq!(
+        found,
+        [
+            format!("stats {bo}: {names}"),
+            format!("memories {bo} {id}: {other}"),
+        ]
+    );
+    for found in [
+        fixture.with_head(id, |head| head.timestamp = head.timestamp.plus_seconds(1)),
+        fixture.with_head(id, |head| {
+            head.json = head
+                .json
+                .replace("\"timestamp\":\"2026", "\"timestamp\":\"2027")
+                .leak()
+        }),
+    ] {
+        assert_eq!(found, [format!("memories {bo} {id}: {other}")]);
+    }
+    let found = fixture.with_head(id, |head| {
+        head.json = head
+            .json
+            .replace("\"key_id\":\"key_", "\"key_id\":\"key-")
+            .leak()
+    });
+    let another = "its JSON names another key than its record";
+    assert_eq!(found, [format!("memories {bo} {id}: {another}")]);
     let owner = Owner::memory(memory_key(fixture.bo, fixture.long));
     let mut long = trees.pieces.scan_prefix(owner.prefix()).keys();
     let piece = long.next().unwrap().unwrap();
@@ -485,15 +530,16 @@ async fn an_interrupted_snapshot_leaves_nothing() {
         pieces::write(pieces, Owner::stats(account.0), 99, &[0; 9_000]).unwrap();
     }
     let (bo, al) = (fixture.bo.anonymous_id(), fixture.al.anonymous_id());
-    let found = fixture.store.check().unwrap();
+    let found = fixture.store.check(&|_| ()).unwrap();
     let found: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
     let expected = [
         format!("pieces s {bo}: its owner names other pieces"),
         format!("pieces s {al}: its owner is not there"),
     ];
     assert_eq!(found, expected);
-    fixture.store.inner().unwrap().recover().unwrap();
-    let report = fixture.store.check().unwrap();
+    let inner = fixture.store.inner().unwrap();
+    inner.recover(crate::store::OnDamage::Stop).unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     assert!(report.is_sound(), "{report}");
 }
 
@@ -510,7 +556,7 @@ async fn blobs_are_named_and_long_lists_are_cut() {
         .join("blobs");
     std::fs::create_dir_all(&blobs).unwrap();
     std::fs::write(blobs.join("12"), "x").unwrap();
-    let report = fixture.store.check().unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     let [problem] = report.problems.as_slice() else {
         panic!("{report}");
     };
@@ -527,11 +573,357 @@ async fn blobs_are_named_and_long_lists_are_cut() {
             .insert(n.to_be_bytes(), b"")
             .unwrap();
     }
-    let report = fixture.store.check().unwrap();
+    let report = fixture.store.check(&|_| ()).unwrap();
     assert_eq!(
         (report.problems.len(), report.problems_total),
         (PROBLEMS_LISTED_MAX, 1_100)
     );
     let end = "\nand 100 more\n2 accounts, 3 keys, 5 memories: 1100 problems";
     assert!(report.to_string().ends_with(end));
+}
+
+/// Shows that what each counter may be, by itself and beside the keys', is checked.
+#[tokio::test]
+async fn rules_of_usage_are_checked() {
+    let fixture = Fixture::make().await;
+    let (bo, second_id) = (fixture.bo.anonymous_id(), &fixture.keys[1].1);
+    let found = fixture.with_usage(|usage| usage.used_ever += 1);
+    let sums = "18 credits used, 19 ever, but its keys used 18, 18 ever";
+    assert_eq!(found, [format!("usage {bo}: {sums}")]);
+    let found = fixture.with_usage(|usage| usage.shares[0].used = 13);
+    let more = "its key 1 used more in the cycle than ever";
+    let sums = "18 credits used, 18 ever, but its keys used 19, 18 ever";
+    assert_eq!(
+        found,
+        [format!("usage {bo}: {more}"), format!("usage {bo}: {sums}")]
+    );
+    let found = fixture.with_usage(|usage| usage.cycle_end = usage.cycle_end.plus_seconds(1));
+    let cycle = "its cycle does not end where its months say";
+    assert_eq!(found, [format!("usage {bo}: {cycle}")]);
+    let found = fixture.with_usage(|usage| usage.held = 1_000_001);
+    assert_eq!(
+        found,
+        [
+            format!("usage {bo}: it holds 1000001, more than any plan has"),
+            format!("usage {bo}: it counts 1000001 memories, 5 are there"),
+        ]
+    );
+    let found = fixture.with_usage(|usage| usage.next_op = 4);
+    assert_eq!(
+        found,
+        [
+            format!("keys {second_id}: its end counts writes that the account has not made"),
+            format!("usage {bo}: a memory is of write 10, its next write is 4"),
+            format!("stats {bo}: it counts writes that the account has not made"),
+            format!(
+                "stats_journal {bo} 0000000000000006: it is of a write that the account has not made"
+            ),
+            format!(
+                "stats_journal {bo} 0000000000000007: it is of a write that the account has not made"
+            ),
+            format!(
+                "stats_journal {bo} 0000000000000008: it is of a write that the account has not made"
+            ),
+            format!(
+                "stats_journal {bo} 0000000000000009: it is of a write that the account has not made"
+            ),
+        ]
+    );
+    let found = fixture.with_usage(|usage| {
+        for _ in 0..2 {
+            drop(usage.begin_change(1, fixture.short, 0, NOW));
+        }
+        usage.intents.reverse();
+        usage.next_op = 11;
+    });
+    assert_eq!(
+        found,
+        [
+            format!("usage {bo}: 2 intents are left that opening should have settled"),
+            format!("usage {bo}: its intents are not in the order of writes"),
+            format!("usage {bo}: an intent is of a write not made yet"),
+        ]
+    );
+    let found = fixture.with_key(fixture.keys[1].0, |key| {
+        key.revoked.as_mut().unwrap().cycle = 9;
+    });
+    assert_eq!(
+        found,
+        [
+            format!("keys {second_id}: its end counts writes that the account has not made"),
+            format!("usage {bo}: 18 credits used, 18 ever, but its keys used 12, 18 ever"),
+        ]
+    );
+    let found = fixture.with_key(fixture.keys[1].0, |key| {
+        key.revoked.as_mut().unwrap().share.key_no = 1;
+    });
+    let another = "the counters kept with it are another key's";
+    assert_eq!(found, [format!("keys {second_id}: {another}")]);
+}
+
+/// Shows that e-mails must be in the form that is unique, that a key is listed once, and that only an
+/// admin leaves an account without a key.
+#[tokio::test]
+async fn rules_of_accounts_are_checked() {
+    let fixture = Fixture::make().await;
+    let bo = fixture.bo.anonymous_id();
+    let found = fixture.with_user(|user| user.name = Some("Bo@example.com".to_owned()));
+    assert_eq!(
+        found,
+        [
+            format!("users {bo}: its e-mail is not in the form that is unique"),
+            format!("users {bo}: its name is not in names"),
+            format!("names {bo}: a name points to an account with another name"),
+        ]
+    );
+    let found = fixture.with_user(|user| user.active.push(user.active[0]));
+    assert_eq!(
+        found,
+        [
+            format!("users {bo}: its active key 1 is listed twice"),
+            format!("usage {bo}: it has shares of the keys [1], active are [1, 1]"),
+        ]
+    );
+    // Al's only key: revoked by itself, which nobody may, and by an admin.
+    let rows = fixture.store.keys(fixture.al, NOW).unwrap();
+    let (al, id) = (fixture.al.anonymous_id(), &rows[0].id);
+    for (by, problems) in [("key_000000000000", 1), ("admin", 0)] {
+        let trees = fixture.store.trees();
+        fixture
+            .store
+            .revoke_key(fixture.al, id, by, true, NOW)
+            .await
+            .unwrap();
+        let report = fixture.store.check(&|_| ()).unwrap();
+        assert_eq!(
+            (report.problems_total, report.accounts_without_key),
+            (problems, 1)
+        );
+        let none = "it has no active key, and no admin revoked one";
+        if problems == 1 {
+            assert_eq!(
+                report.problems[0].to_string(),
+                format!("users {al}: {none}")
+            );
+        } else {
+            let totals = "2 accounts, 3 keys, 5 memories, 1 accounts without a key (an admin revoked it): sound";
+            assert_eq!(report.to_string(), totals);
+        }
+        // As it was, for the next round.
+        let hash: KeyHash = decode(&trees.key_ids.get(id.as_str()).unwrap().unwrap()).unwrap();
+        let mut record: KeyRecord = decode(&trees.keys.get(hash.0).unwrap().unwrap()).unwrap();
+        let share = record.revoked.take().unwrap().share;
+        let mut usage = fixture.store.usage(fixture.al, NOW).unwrap();
+        usage.shares.push(share);
+        let mut user = fixture
+            .store
+            .inner()
+            .unwrap()
+            .account_record(fixture.al)
+            .unwrap();
+        user.active.push(ActiveKey { no: 1, hash });
+        trees.keys.insert(hash.0, encode(&record).unwrap()).unwrap();
+        trees
+            .usage
+            .insert(fixture.al.0, encode(&usage).unwrap())
+            .unwrap();
+        trees
+            .users
+            .insert(fixture.al.0, encode(&user).unwrap())
+            .unwrap();
+        assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
+    }
+}
+
+/// Shows that a recorded answer is compared with the memory that it names.
+#[tokio::test]
+async fn answers_are_compared_with_their_memories() {
+    let fixture = Fixture::make().await;
+    let (trees, bo) = (fixture.store.trees(), fixture.bo.anonymous_id());
+    let key = replay_key(fixture.bo, [7; 16]);
+    let name = format!("{bo} {}", "07".repeat(16));
+    let bytes = trees.replays.get(key).unwrap().unwrap();
+    let short = format!(r#"{{"entry":{{"id":"{}","x":[1]}},"y":2}}"#, fixture.short);
+    let newer = format!(
+        r#"{{"entry":{{"id":"{}"}}}}"#,
+        MemoryId::from_bytes([0x77; 16])
+    );
+    let with = |body: &str, revision: u64| {
+        let mut record: crate::store::schema::ReplayRecord<'_> = decode_borrowed(&bytes).unwrap();
+        record.pieces = 0;
+        record.body = body;
+        record.revision = revision;
+        let found = fixture.damaged(&trees.replays, &key, Some(encode(&record).unwrap()));
+        // Its pieces are nobody's now.
+        found
+            .into_iter()
+            .filter(|line| line.starts_with("replays"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(with(&short, 1), [""; 0]);
+    let earlier = "it names a memory that an earlier write made";
+    assert_eq!(with(&short, 2), [format!("replays {name}: {earlier}")]);
+    let never = "it names a memory that the account has not been given";
+    assert_eq!(with(&newer, 1), [format!("replays {name}: {never}")]);
+    let not_made = "it answers a write that the account has not made";
+    assert_eq!(with(&short, 11), [format!("replays {name}: {not_made}")]);
+    let time = replay_time_key(NOW, key);
+    let found = fixture.damaged(&trees.replay_times, &time, Some(vec![1, 1]));
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].ends_with("its value is not the empty one"),
+        "{found:?}"
+    );
+    let found = fixture.damaged(&trees.replay_times, b"short", Some(vec![1]));
+    assert_eq!(found, ["replay_times 73686f7274: its key is not 40 bytes"]);
+}
+
+/// Shows that every tree's records are decoded whole: another version, a record cut short, or one with
+/// something behind it is named in each of them.
+#[tokio::test]
+async fn a_damaged_record_is_named_in_every_tree() {
+    let fixture = Fixture::make().await;
+    let trees = fixture.store.trees();
+    let owner = Owner::memory(memory_key(fixture.bo, fixture.long)).prefix();
+    let piece = trees
+        .pieces
+        .scan_prefix(owner)
+        .keys()
+        .next()
+        .unwrap()
+        .unwrap();
+    let all: [(&str, &sled::Tree); 11] = [
+        ("users", &trees.users),
+        ("names", &trees.names),
+        ("keys", &trees.keys),
+        ("key_ids", &trees.key_ids),
+        ("account_keys", &trees.account_keys),
+        ("usage", &trees.usage),
+        ("memories", &trees.memories),
+        ("replays", &trees.replays),
+        ("replay_times", &trees.replay_times),
+        ("stats", &trees.stats),
+        ("stats_journal", &trees.stats_journal),
+    ];
+    for (name, tree) in all {
+        let (key, value) = tree.first().unwrap().unwrap();
+        let newer = [&[2], &value[1..]].concat();
+        let longer = [&value[..], &[0]].concat();
+        let empty = Vec::new();
+        for (damage, bytes) in [("newer", newer), ("longer", longer), ("empty", empty)] {
+            let found = fixture.damaged(tree, &key, Some(bytes));
+            let named = found
+                .iter()
+                .any(|line| line.starts_with(&format!("{name} ")));
+            assert!(named, "{name}, {damage}: {found:?}");
+            // No e-mail in any of it.
+            assert!(!found.iter().any(|line| line.contains('@')), "{found:?}");
+        }
+    }
+    let found = fixture.damaged(&trees.pieces, &piece, Some(vec![2, 2]));
+    assert!(
+        found.iter().any(|line| line.starts_with("pieces m ")),
+        "{found:?}"
+    );
+    assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
+}
+
+/// Shows that a write under way is no alarm: what looks wrong is looked at again once nobody writes; and
+/// that what is wrong still then is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_write_under_way_looks_like_is_no_problem() {
+    let fixture = Fixture::make().await;
+    let inner = fixture.store.inner().unwrap();
+    let trees = fixture.store.trees();
+    let name = b"bo@example.com";
+    let claim = trees.names.get(name).unwrap().unwrap();
+    for is_undone in [true, false] {
+        let shared = inner.locks.shared(fixture.bo).await;
+        assert!(!inner.locks.is_waited_for(fixture.bo));
+        trees.names.remove(name).unwrap();
+        let store = fixture.store.clone();
+        let check = tokio::spawn(async move { store.check_beside_writes().await });
+        while !inner.locks.is_waited_for(fixture.bo) {
+            tokio::task::yield_now().await;
+        }
+        // It has seen the damage and waits. A second one is refused meanwhile.
+        let second = fixture.store.check_beside_writes().await;
+        assert!(matches!(second, Err(CheckRefusal::InProgress)));
+        if is_undone {
+            trees.names.insert(name, &claim).unwrap();
+        }
+        drop(shared);
+        let report = check.await.unwrap().unwrap();
+        let bo = fixture.bo.anonymous_id();
+        let found: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+        if is_undone {
+            assert_eq!(found, [""; 0]);
+        } else {
+            assert_eq!(found, [format!("users {bo}: its name is not in names")]);
+        }
+    }
+}
+
+/// Shows that intents of writes which are complete are no problem, as they stay until the next write.
+#[tokio::test]
+async fn intents_of_complete_writes_are_no_problem() {
+    let fixture = Fixture::make().await;
+    add(&fixture.store, fixture.bo, 1, 7, 10).await;
+    let usage = fixture.store.usage(fixture.bo, NOW).unwrap();
+    assert_eq!(usage.intents.len(), 1);
+    let report = fixture.store.check_beside_writes().await.unwrap();
+    assert!(report.is_sound(), "{report}");
+}
+
+/// Shows that a check ends without a report once writes are stopped, or nobody waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_ends_when_it_is_of_no_use() {
+    let fixture = Fixture::make().await;
+    let inner = fixture.store.inner().unwrap();
+    let shared = inner.locks.shared(fixture.bo).await;
+    let store = fixture.store.clone();
+    let check = tokio::spawn(async move { store.check_beside_writes().await });
+    while !inner.locks.is_waited_for(fixture.bo) {
+        tokio::task::yield_now().await;
+    }
+    check.abort();
+    assert!(check.await.unwrap_err().is_cancelled());
+    // It holds the place of the one check until it has seen that.
+    let refused = fixture.store.check_beside_writes().await;
+    assert!(matches!(refused, Err(CheckRefusal::InProgress)));
+    drop(shared);
+    let report = loop {
+        match fixture.store.check_beside_writes().await {
+            Err(CheckRefusal::InProgress) => tokio::task::yield_now().await,
+            outcome => break outcome.unwrap(),
+        }
+    };
+    assert!(report.is_sound());
+    fixture.store.poison_for_test();
+    let stopped = fixture.store.check_beside_writes().await;
+    assert!(matches!(
+        stopped,
+        Err(CheckRefusal::Store(StoreError::Unavailable))
+    ));
+}
+
+/// Shows that aggregates in memory which a write has missed are named.
+#[tokio::test]
+async fn aggregates_in_memory_are_compared() {
+    let fixture = Fixture::make().await;
+    fixture.store.stats(fixture.bo).await.unwrap();
+    let inner = fixture.store.inner().unwrap();
+    assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
+    let facets = crate::store::memories::Facets {
+        success: true,
+        category: "a",
+        kind: "k",
+    };
+    inner.stats.apply(fixture.bo, &Delta::added(&facets));
+    let found = fixture.store.check(&|_| ()).unwrap();
+    let expected = format!(
+        "stats {}: the aggregates in memory differ from a recount",
+        fixture.bo.anonymous_id()
+    );
+    assert_eq!(found.problems[0].to_string(), expected);
 }

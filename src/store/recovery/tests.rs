@@ -47,7 +47,7 @@ impl Crash {
     fn reopen(&mut self) -> u64 {
         self.store = None;
         let (store, opened) = Store::open(self.directory.path(), Options::default()).unwrap();
-        let report = store.check().unwrap();
+        let report = store.check(&|_| ()).unwrap();
         assert!(report.is_sound(), "{report}");
         assert_eq!(
             store.inner().unwrap().usage(self.account).unwrap().intents,

@@ -32,7 +32,7 @@ fn adding(account: AccountKey, n: u64, memory: &NewMemory) -> AddMemory<'_> {
 fn is_sound(directory: &tempfile::TempDir, store: Store) -> bool {
     drop(store);
     let (store, _) = Store::open(directory.path(), Options::default()).unwrap();
-    store.check().unwrap().is_sound()
+    store.check(&|_| ()).unwrap().is_sound()
 }
 
 /// Credits used and memories held; the check that both are true is the caller's.

@@ -1,4 +1,4 @@
-//! SIGKILL under load, and during the recovery after it, then a check of every promise.
+//! SIGKILL under load, and during the recovery after it, and SIGSTOP, then a check of every promise.
 //!
 //! 16 writers on four accounts log each request with its answer: acknowledged, refused, or unknown
 //! (the connection ended first). Each memory is changed by the writer that made it only, so that its
@@ -22,6 +22,8 @@ const ACCOUNTS: usize = 4;
 /// What a read has debited may be lost for this long after its answer.
 const READS_MAY_BE_LOST: Duration = Duration::from_millis(500);
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process is stopped.
+const PAUSE: Duration = Duration::from_secs(20);
 
 /// `SplitMix64`: the seed decides every choice.
 #[derive(Debug, Clone)]
@@ -817,7 +819,14 @@ impl World {
     }
 
     /// Load until `answers` requests were answered, then SIGKILL. Returns when that was.
-    fn load_and_kill(&mut self, process: Process, dice: &mut Dice, answers: u64) -> Instant {
+    /// With a `pause` the process is stopped for as long half way.
+    fn load_and_kill(
+        &mut self,
+        process: Process,
+        dice: &mut Dice,
+        answers: u64,
+        pause: Option<Duration>,
+    ) -> Instant {
         let answered = AtomicU64::new(0);
         let spins = dice.below(200_000);
         let keys_mostly = dice.below(3) == 0;
@@ -836,10 +845,21 @@ impl World {
                     scope.spawn(move || writer.run())
                 })
                 .collect();
-            let until = Instant::now() + PATIENCE;
-            while answered.load(Ordering::Relaxed) < answers && Instant::now() < until {
-                std::thread::yield_now();
+            let wait_for = |answers| {
+                let until = Instant::now() + PATIENCE;
+                while answered.load(Ordering::Relaxed) < answers && Instant::now() < until {
+                    std::thread::yield_now();
+                }
+            };
+            if let Some(pause) = pause {
+                wait_for(answers / 2);
+                process.signal(libc::SIGSTOP);
+                std::thread::sleep(pause);
+                process.signal(libc::SIGCONT);
+                // What was read before the pause has had as long as reads may take to get to the disk.
+                std::thread::sleep(READS_MAY_BE_LOST);
             }
+            wait_for(answers);
             // A moment more that no request decides.
             for _ in 0..spins {
                 std::hint::spin_loop();
@@ -1130,7 +1150,7 @@ fn restart(data: &Path, workers: usize) -> (Process, Duration) {
     (process, took)
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
@@ -1150,7 +1170,13 @@ fn what_was_acknowledged_survives_sigkill() {
     let (mut slowest, mut killed_starts, mut settled) = (took, 0u64, 0u64);
     for round in 0..rounds {
         let answers = 30 + dice.next() % 800;
-        let killed = world.load_and_kill(process, &mut dice, answers);
+        // Now and then the process is stopped half way, once for longer than a flush may take.
+        let pause = match round {
+            7 => Some(PAUSE),
+            _ if round % 15 == 7 => Some(PAUSE / 20),
+            _ => None,
+        };
+        let killed = world.load_and_kill(process, &mut dice, answers, pause);
         // In half of the rounds the start after the kill is killed as well, up to three times.
         for _ in 0..[0, 1, 0, 3][usize::try_from(round % 4).unwrap()] {
             let starting = Process::spawn(data.path(), &[], &[("ADMIN_KEY", ADMIN)]);

@@ -14,11 +14,13 @@
 )]
 
 mod backup;
+mod check;
 mod cli;
 mod crash;
 mod durable;
 mod faults;
 mod secrecy;
+mod soak;
 mod storm;
 
 use std::io::{BufRead, BufReader, Write};

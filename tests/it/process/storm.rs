@@ -13,6 +13,13 @@ fn server() -> (tempfile::TempDir, Process) {
     (data, process)
 }
 
+/// Ends a storm: everything agrees while the server runs, and it stops well.
+fn clears(process: Process) {
+    let found = process.client().as_admin("GET", "/admin/check", None);
+    assert_eq!(found.expect(200).body["problems"], json!([]));
+    process.stop();
+}
+
 fn credits(process: &Process, key: &str) -> Value {
     let answer = process.client().with_key(key, "GET", "/credits", None);
     answer.expect(200).body
@@ -56,7 +63,7 @@ fn a_hundred_credits_are_a_hundred_reads_and_fifty_adds() {
     let credits = credits(&process, &key);
     assert_eq!(credits["credits_remaining"], 0);
     assert_eq!(credits["memory_usage"]["current_count"], 50);
-    process.stop();
+    clears(process);
 }
 
 #[test]
@@ -90,7 +97,7 @@ fn the_last_place_is_given_once() {
     let credits = credits(&process, &key);
     assert_eq!(credits["memory_usage"]["current_count"], 100);
     assert_eq!(credits["credits_used_this_cycle"], 200);
-    process.stop();
+    clears(process);
 }
 
 #[test]
@@ -135,7 +142,7 @@ fn racing_revokes_leave_a_key() {
             .len();
         assert_eq!(listed, active);
     }
-    process.stop();
+    clears(process);
 }
 
 #[test]
@@ -164,7 +171,7 @@ fn one_email_is_one_account() {
     }
     let users = process.client().as_admin("GET", "/admin/users?q=ana", None);
     assert_eq!(users.body["total_users"], 4);
-    process.stop();
+    clears(process);
 }
 
 #[test]
@@ -212,7 +219,7 @@ fn counts_stay_exact_while_they_are_synced() {
     assert_eq!(keys.body["api_keys"][0]["memory_count"], 192);
     let health = process.client().call("GET", "/health", &[], None);
     assert_eq!(health.body["metrics"]["memory_entries"], 192);
-    process.stop();
+    clears(process);
 }
 
 #[test]
@@ -245,5 +252,5 @@ fn one_idempotency_key_is_one_effect() {
         assert_eq!(credits["credits_used_this_cycle"], 2 * round);
         assert_eq!(credits["memory_usage"]["current_count"], round);
     }
-    process.stop();
+    clears(process);
 }

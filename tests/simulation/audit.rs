@@ -1,0 +1,204 @@
+//! Everything that the store holds against everything that the model holds.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use memoryos::domain::plan::Plan;
+use memoryos::domain::time::Timestamp;
+use memoryos::domain::usage::Balance;
+use memoryos::store::{KeyRow, PageStart, Stats, Store};
+use serde_json::Value;
+
+use crate::calendar::Micros;
+use crate::model::{Account, Model, Numbers};
+
+/// Says how two values differ, if they do.
+pub(crate) fn same<T: PartialEq + Debug>(
+    what: &str,
+    found: &T,
+    expected: &T,
+) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
+    let pairs = found.chars().zip(expected.chars());
+    let equal = pairs.take_while(|(a, b)| a == b).count();
+    // Long ones are shown from a little before the place where they part.
+    let short = |text: &str| {
+        let part: String = text
+            .chars()
+            .skip(equal.saturating_sub(300))
+            .take(700)
+            .collect();
+        part
+    };
+    Err(format!(
+        "{what}: found\n    {}\n  expected\n    {}",
+        short(&found),
+        short(&expected)
+    ))
+}
+
+pub(crate) fn numbers(balance: &Balance) -> Numbers {
+    Numbers {
+        plan: balance.plan,
+        limit: balance.credits_limit,
+        remaining: balance.credits_remaining,
+        used: balance.credits_used,
+        ever: balance.credits_used_ever,
+        room: balance.memory_limit,
+        held: balance.memory_count,
+        free: balance.memory_remaining,
+        reset: balance.reset.micros(),
+        capped: balance.capped,
+    }
+}
+
+/// A key as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    id: String,
+    masked: String,
+    description: String,
+    created: Micros,
+    revoked: Option<Micros>,
+    cap: Option<Plan>,
+    used: u64,
+    ever: u64,
+    held: u64,
+    last: Option<Micros>,
+}
+
+pub(crate) fn row(key: &KeyRow) -> Row {
+    Row {
+        id: key.id.to_string(),
+        masked: key.masked.clone(),
+        description: key.description.clone(),
+        created: key.created_at.micros(),
+        revoked: key.revoked_at.map(Timestamp::micros),
+        cap: key.share.cap,
+        used: key.share.used,
+        ever: key.share.used_ever,
+        held: key.share.held,
+        last: key.share.last_activity.map(Timestamp::micros),
+    }
+}
+
+pub(crate) fn key_row(account: &Account, at: usize, now: Micros) -> Row {
+    let key = &account.keys[at];
+    Row {
+        id: key.id.clone(),
+        masked: masked(&key.secret),
+        description: key.description.to_owned(),
+        created: key.created,
+        revoked: key.revoked,
+        cap: key.cap,
+        used: account.used(at, now),
+        ever: key.spent.ever,
+        held: account.held(at),
+        last: key.spent.last,
+    }
+}
+
+/// A key as it may be shown: the first 8 and the last 4 characters.
+pub(crate) fn masked(secret: &str) -> String {
+    format!("{}...{}", &secret[..8], &secret[secret.len() - 4..])
+}
+
+pub(crate) fn stats(account: &Account) -> Stats {
+    let mut stats = Stats::default();
+    for memory in &account.memories {
+        stats.total += 1;
+        stats.successes += u64::from(memory.entry["success"] == true);
+        let text = |name: &str| memory.entry[name].as_str().unwrap().to_owned();
+        *stats.categories.entry(text("category")).or_default() += 1;
+        *stats.types.entry(text("type")).or_default() += 1;
+    }
+    stats
+}
+
+/// Compares all of it, as it is stored: at a time before all others no cycle is entered by looking. The
+/// error says where they differ first.
+pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
+    let now = Micros::MIN;
+    let failed = |error: memoryos::store::StoreError| format!("a read failed: {error}");
+    let found = store.accounts_after(None, usize::MAX).map_err(failed)?;
+    let found: BTreeSet<_> = found.into_iter().collect();
+    same(
+        "accounts",
+        &found,
+        &model.accounts.iter().map(|account| account.name).collect(),
+    )?;
+    let time = Timestamp::from_micros(now);
+    for account in &model.accounts {
+        let id = &account.id;
+        let found = store.account(account.name, time).map_err(failed)?;
+        let found = found.ok_or_else(|| format!("{id} is gone"))?;
+        let shown = (
+            &found.account_id,
+            &found.email,
+            found.created_at.micros(),
+            found.active,
+        );
+        let expected = (id, &account.email, account.created, account.active() > 0);
+        same("account", &shown, &expected)?;
+        let (usage, money) = (&found.usage, account.money.rolled(now));
+        let credits = (usage.plan, usage.granted, usage.used, usage.used_ever);
+        let expected = (money.plan, money.granted, money.used, money.ever);
+        same(&format!("credits of {id}"), &credits, &expected)?;
+        let times = (
+            usage.anchor.micros(),
+            i64::from(usage.cycle),
+            usage.cycle_end.micros(),
+            usage.last_activity.map(Timestamp::micros),
+        );
+        let expected = (money.anchor, money.cycle, money.end(), money.last);
+        same(&format!("times of {id}"), &times, &expected)?;
+        same(
+            &format!("count of {id}"),
+            &usage.held,
+            &(account.memories.len() as u64),
+        )?;
+        let keys: Vec<_> = store
+            .keys(account.name, time)
+            .map_err(failed)?
+            .iter()
+            .map(row)
+            .collect();
+        let expected: Vec<_> = (0..account.keys.len())
+            .map(|at| key_row(account, at, now))
+            .collect();
+        same(&format!("keys of {id}"), &keys, &expected)?;
+        let active: Vec<_> = found.keys.iter().map(row).collect();
+        let expected: Vec<_> = expected
+            .into_iter()
+            .filter(|key| key.revoked.is_none())
+            .collect();
+        same(&format!("active keys of {id}"), &active, &expected)?;
+        let page = store
+            .page(account.name, PageStart::Skip(0), usize::MAX)
+            .map_err(failed)?;
+        let entries: Vec<Value> = serde_json::from_str(&format!("[{}]", page.entries))
+            .map_err(|error| format!("memories of {id}: {error}"))?;
+        let expected: Vec<_> = account
+            .memories
+            .iter()
+            .rev()
+            .map(|m| m.entry.clone())
+            .collect();
+        if entries != expected {
+            let ids = |all: &[Value]| all.iter().map(|e| e["id"].clone()).collect::<Vec<_>>();
+            same(
+                &format!("memories of {id}"),
+                &ids(&entries),
+                &ids(&expected),
+            )?;
+            let pair = entries.iter().zip(&expected).find(|(a, b)| a != b).unwrap();
+            same(&format!("a memory of {id}"), &pair.0, &pair.1)?;
+        }
+        let found = store.stats(account.name).await.map_err(failed)?;
+        same(&format!("stats of {id}"), &found, &stats(account))?;
+    }
+    Ok(())
+}
