@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use memoryos::app::{AdminAccess, App, BackupSettings, Failure, Settings};
+use memoryos::app::{
+    AddRequest, AdminAccess, Answered, App, BackupSettings, Caller, CreateKey, Failure, KeyAddress,
+    OwnerName, PageRequest, Settings, SignUp, Target, UpdateRequest,
+};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
@@ -304,7 +307,7 @@ impl Sim {
             admin: AdminAccess::LoopbackDefault,
             body_bytes_max: 65_536,
             public_url: None,
-            backups: BackupSettings::when_asked(self.directory().join("backups")),
+            backups: BackupSettings::asked_only(self.home.path().join("backups")),
         };
         let app = App::new(store.clone(), Clock::Manual(self.clock.clone()), settings);
         self.service = Some((app, store));
