@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use memoryos::app::{
-    AddRequest, AdminAccess, Answered, App, BackupSettings, Caller, CreateKey, Failure, KeyAddress,
-    OwnerName, PageRequest, Settings, SignUp, Target, UpdateRequest,
-};
+use memoryos::app::{AdminAccess, App, BackupSettings, Failure, Settings};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
