@@ -133,8 +133,10 @@ impl Churner {
     }
 }
 
+type Measure = fn(&Sample) -> u64;
+
 /// The largest value of a part of the samples.
-fn largest(samples: &[Sample], value: fn(&Sample) -> u64) -> u64 {
+fn largest(samples: &[Sample], value: Measure) -> u64 {
     samples.iter().map(value).max().unwrap_or(0)
 }
 
@@ -208,7 +210,7 @@ fn churn_keeps_memory_and_files_flat() {
     if seconds >= SECONDS_FOR_FLAT {
         let (_, later) = samples.split_at(samples.len() / 3);
         let (middle, last) = later.split_at(later.len() / 2);
-        let values: [(&str, fn(&Sample) -> u64); 2] = [
+        let values: [(&str, Measure); 2] = [
             ("resident memory", |s| s.resident_kib),
             ("files", |s| s.file_kib),
         ];
