@@ -9,6 +9,7 @@
 //! | [`server`] | listening, serving, stopping | 5 |
 //! | [`import`] | the old program's files | 6 |
 //! | [`config`], [`cli`], [`telemetry`], [`progress`], [`clock`] | settings, commands, the log, bars, the time | 7 |
+//! | `fuzzing` | what must hold for any bytes; built for tests and `cargo fuzz` only | 8 |
 //!
 //! `ARCHITECTURE.md` has the map, what is absent, and one request walked through.
 
@@ -26,6 +27,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod import;
 pub mod progress;

@@ -96,7 +96,7 @@ pub(super) async fn add(app: App, request: Request) -> Answer {
 }
 
 /// Returns the client's `Idempotency-Key`.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -215,7 +215,7 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
 }
 
 /// A cursor is the last memory of a page, with a tag that ties it to the account.
-fn cursor(principal: &Principal, id: MemoryId) -> String {
+pub(super) fn cursor(principal: &Principal, id: MemoryId) -> String {
     let bytes = [&id.to_bytes()[..], &cursor_tag(principal, id)].concat();
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -234,7 +234,7 @@ fn cursor_tag(principal: &Principal, id: MemoryId) -> [u8; 8] {
     tag
 }
 
-fn parse_cursor(principal: &Principal, text: &str) -> Result<MemoryId, ApiError> {
+pub(super) fn parse_cursor(principal: &Principal, text: &str) -> Result<MemoryId, ApiError> {
     let parse = || {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         let (id, tag) = bytes.split_first_chunk::<16>()?;

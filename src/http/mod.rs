@@ -14,6 +14,8 @@ mod admin;
 mod apikey;
 mod auth;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod memory;
 pub mod openapi;
 mod reply;

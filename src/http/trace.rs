@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
 use rand::RngExt;
 use tower::Service;
@@ -55,7 +55,11 @@ where
     let client_id = client_request_id(request.headers());
     let method = request.method().clone();
     name_host(&mut request);
-    let outcome = AssertUnwindSafe(routes.call(request)).catch_unwind().await;
+    name_path(&mut request);
+    // Called inside, for a part of it runs before it is a future.
+    let outcome = AssertUnwindSafe(async move { routes.call(request).await })
+        .catch_unwind()
+        .await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         // The panic's own message went to the log already.
@@ -108,6 +112,14 @@ fn name_host<B>(request: &mut Request<B>) {
         .map(|authority| authority.as_str().to_owned());
     if let Some(host) = named.and_then(|host| HeaderValue::try_from(host).ok()) {
         request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// `CONNECT host:port`, or any method with a host alone, has no path (RFC 9112, 3.2.3); warp needs one, and
+/// `*` is nobody's.
+fn name_path<B>(request: &mut Request<B>) {
+    if request.uri().path_and_query().is_none() {
+        *request.uri_mut() = Uri::from_static("*");
     }
 }
 

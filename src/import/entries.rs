@@ -28,6 +28,9 @@ pub(crate) struct Entry {
 impl Entry {
     /// Opens an entry as it stands in the file. An error says what the contract refuses.
     pub(super) fn open(raw: &str, redactor: &Redactor) -> Result<Self, String> {
+        // As it stands: without its spaces `t rue` would be a word, and `1 5` another number.
+        serde_json::from_str::<serde::de::IgnoredAny>(raw)
+            .map_err(|error| format!("it is not valid JSON: {error}"))?;
         let text = normalised(raw);
         let parse = |text: &str| {
             Object::parse(text.as_bytes()).map_err(|error| match error {
@@ -98,11 +101,11 @@ impl Entry {
 
 /// Writes a JSON text as a client would send it: without insignificant space, and characters as
 /// themselves, where the old program wrote one field a line and `\u00e9` for é.
-fn normalised(json: &str) -> String {
+pub(super) fn normalised(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
     while let Some((before, from)) = rest.find('"').and_then(|at| rest.split_at_checked(at)) {
-        out.extend(before.chars().filter(|c| !c.is_ascii_whitespace()));
+        out.extend(before.chars().filter(|c| !is_json_space(*c)));
         let (literal, after) = from
             .split_at_checked(literal_bytes(from))
             .unwrap_or((from, ""));
@@ -115,8 +118,13 @@ fn normalised(json: &str) -> String {
         }
         rest = after;
     }
-    out.extend(rest.chars().filter(|c| !c.is_ascii_whitespace()));
+    out.extend(rest.chars().filter(|c| !is_json_space(*c)));
     out
+}
+
+/// Says whether a character is insignificant between the tokens of JSON. A form feed is not.
+const fn is_json_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 
 /// Returns how many bytes the string has that a JSON text starts with, its quotes included.
@@ -209,6 +217,9 @@ mod tests {
             check(time).unwrap().0.topic
         );
         assert!(error(&deep(17)).contains("16 levels"));
+        for broken in [r#", "score": 1 5"#, ", \"score\":\u{c} 15"] {
+            assert!(open(&entry(broken)).is_err_and(|error| error.starts_with("it is not valid")));
+        }
         assert_eq!(
             open("[1]").map(drop),
             Err("it is no JSON object".to_owned())

@@ -12,6 +12,8 @@
 //! and wherever else one stands in the files it becomes its key id or its masked form.
 
 mod entries;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod legacy;
 mod plan;
 mod redact;
@@ -320,7 +322,7 @@ impl Triage<'_> {
                     Fate::Keep(owner)
                 }
                 Ok(None) => {
-                    left_out.unowned.push(self.redactor.redact_json(raw));
+                    left_out.unowned.push(self.shown(raw));
                     Fate::LeaveOut
                 }
                 Err(reason) => {
@@ -352,9 +354,21 @@ impl Triage<'_> {
         Ok((entry, owner))
     }
 
+    /// Returns an entry as a file may hold it: no key in it, and none that is written with escapes.
+    fn shown(&self, raw: &str) -> String {
+        if raw.contains('\\') {
+            let plain = entries::normalised(raw);
+            let shown = self.redactor.redact_json(&plain);
+            if shown != plain {
+                return shown;
+            }
+        }
+        self.redactor.redact_json(raw)
+    }
+
     fn invalid(&self, index: usize, reason: &str, raw: &str) -> String {
         let reason = serde_json::Value::from(reason);
-        let mut entry = self.redactor.redact_json(raw);
+        let mut entry = self.shown(raw);
         if serde_json::from_str::<serde::de::IgnoredAny>(&entry).is_err() {
             // Not JSON itself, NaN perhaps: the file must be it all the same.
             entry = serde_json::Value::from(entry).to_string();

@@ -52,7 +52,9 @@ pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result
 
 /// As [`decode`], for values put together from pieces, which may be large.
 pub(crate) fn decode_long<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    let decoded = bincode::serde::decode_from_slice(bytes, bincode::config::standard());
+    // All that pieces can hold, for the same reason as in `config`.
+    let config = bincode::config::standard().with_limit::<{ 65_536 * VALUE_BYTES_MAX }>();
+    let decoded = bincode::serde::decode_from_slice(bytes, config);
     whole(bytes, decoded.map_err(undecodable)?)
 }
 

@@ -17,6 +17,8 @@ mod committer;
 mod directory;
 mod durable;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keys;
 mod locks;
 mod memories;

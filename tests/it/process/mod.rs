@@ -19,6 +19,7 @@ mod cli;
 mod crash;
 mod durable;
 mod faults;
+mod hostile;
 mod secrecy;
 mod soak;
 mod storm;

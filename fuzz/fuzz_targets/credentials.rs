@@ -1,0 +1,6 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Err(broken) = memoryos::fuzzing::run("credentials", bytes) {
+        panic!("{broken}");
+    }
+});
