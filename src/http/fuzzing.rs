@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use serde_json::Value;
 
-use crate::app::{AdminAccess, App, Caller, Principal, Settings};
+use crate::app::{AdminAccess, App, BackupSettings, Caller, Principal, Settings};
 use crate::clock::{Clock, ManualClock};
 use crate::domain::account::{AccountKey, Email};
 use crate::domain::json::{self, Object};
@@ -88,6 +88,7 @@ fn make() -> Result<Fixture, String> {
             admin,
             body_bytes_max: 65_536,
             public_url: None,
+            backups: BackupSettings::asked_only("backups".into()),
         };
         let clock = Clock::Manual(ManualClock::new(NOW));
         App::new(store.clone(), clock, settings)
