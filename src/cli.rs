@@ -56,21 +56,6 @@ Examples:
 Memories without an owner, which the old program showed to everybody, stop the
 import: --unowned-to gives them to an account, --skip-unowned leaves them out.";
 
-const CHECK_HELP: &str = "\
-Examples:
-  memoryos check --data-dir ./data
-  memoryos check --repair --data-dir ./data
-  curl http://127.0.0.1:5000/admin/check -H \"X-ADMIN-KEY: $ADMIN_KEY\"    while the server runs
-
-Each problem is a line: the tree, the record's key, and what is wrong with it.
---repair derives counts, indexes, aggregates, and what else only repeats other
-records, and removes pieces and recorded answers that nothing names. It says
-`repaired:` of what it wrote and `cannot be derived:` of what stays wrong, such as
-a record that cannot be read: for that, restore a backup. Interrupted, run it again.
-
-Exit codes: 0 all is sound (with --repair: afterwards), 1 something is wrong,
-2 a setting is wrong.";
-
 const BACKUP_HELP: &str = "\
 Examples:
   memoryos backup monday.backup --data-dir ./data
@@ -86,6 +71,21 @@ Examples:
 
 The whole file is proved before anything is written. A restore also gives back
 the space of deleted memories: stop the server, back up, restore, move.";
+
+const CHECK_HELP: &str = "\
+Examples:
+  memoryos check --data-dir ./data
+  memoryos check --repair --data-dir ./data
+  curl http://127.0.0.1:5000/admin/check -H \"X-ADMIN-KEY: $ADMIN_KEY\"    while the server runs
+
+Each problem is a line: the tree, the record's key, and what is wrong with it.
+--repair derives counts, indexes, aggregates, and what else only repeats other
+records, and removes pieces and recorded answers that nothing names. It says
+`repaired:` of what it wrote and `cannot be derived:` of what stays wrong, such as
+a record that cannot be read: for that, restore a backup. Interrupted, run it again.
+
+Exit codes: 0 all is sound (with --repair: afterwards), 1 something is wrong,
+2 a setting is wrong.";
 
 /// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
 #[derive(Debug, Parser)]

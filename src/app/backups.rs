@@ -1,6 +1,7 @@
 //! Backups while the service runs: one at a time, asked for or due.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,9 +28,9 @@ pub struct BackupSettings {
 }
 
 impl BackupSettings {
-    /// Backups into this folder when an admin asks, and none by themselves.
+    /// Backups in this folder, and only when somebody asks.
     #[must_use]
-    pub fn when_asked(folder: std::path::PathBuf) -> Self {
+    pub const fn asked_only(folder: PathBuf) -> Self {
         Self {
             folder: BackupFolder::new(folder),
             every: None,

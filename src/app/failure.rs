@@ -62,10 +62,10 @@ pub enum Failure {
     },
     /// No room for another memory.
     MemoryLimitExceeded(Balance),
-    /// A check is running.
-    CheckInProgress,
     /// A backup is being made.
     BackupInProgress,
+    /// A check is running.
+    CheckInProgress,
     /// Too many writes wait.
     Overloaded,
     /// Nothing can be written. `outcome_unknown`: this write may or may not be there later.

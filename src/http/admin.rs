@@ -191,27 +191,6 @@ pub(crate) struct CheckJson {
     seconds: f64,
 }
 
-/// Answer of `POST /admin/backup`.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = BackupMade)]
-pub(crate) struct BackupJson {
-    message: String,
-    /// Its name in the folder that the operator set.
-    file: String,
-    /// Its size.
-    bytes: u64,
-    /// Of what is in it, in hexadecimal: the same for the same data.
-    sha256: String,
-    accounts: u64,
-    /// API keys, revoked ones too.
-    keys: u64,
-    memories: u64,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    /// How long it took, to a thousandth.
-    seconds: f64,
-}
-
 /// A fact that does not hold.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
@@ -251,6 +230,27 @@ pub(super) async fn check(app: App, _: Request) -> Answer {
             seconds: f64::from(milliseconds) / 1_000.0,
         },
     )
+}
+
+/// Answer of `POST /admin/backup`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BackupMade)]
+pub(crate) struct BackupJson {
+    message: String,
+    /// Its name in the folder that the operator set.
+    file: String,
+    /// Its size.
+    bytes: u64,
+    /// Of what is in it, in hexadecimal: the same for the same data.
+    sha256: String,
+    accounts: u64,
+    /// API keys, revoked ones too.
+    keys: u64,
+    memories: u64,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// How long it took, to a thousandth.
+    seconds: f64,
 }
 
 /// `POST /admin/backup`.

@@ -78,10 +78,10 @@ pub enum Code {
     OutOfCredits,
     /// 402: no room.
     MemoryLimitExceeded,
-    /// 409: a check is running.
-    CheckInProgress,
     /// 409: a backup is being made.
     BackupInProgress,
+    /// 409: a check is running.
+    CheckInProgress,
     /// 503: too many writes wait.
     Overloaded,
     /// 503: the disk failed.
@@ -127,8 +127,8 @@ impl Code {
         Self::NotFound,
         Self::OutOfCredits,
         Self::MemoryLimitExceeded,
-        Self::CheckInProgress,
         Self::BackupInProgress,
+        Self::CheckInProgress,
         Self::Overloaded,
         Self::StorageUnavailable,
         Self::StorageFull,
@@ -175,8 +175,8 @@ impl Code {
             Self::NotFound => ("not_found", StatusCode::NOT_FOUND),
             Self::OutOfCredits => ("out_of_credits", StatusCode::PAYMENT_REQUIRED),
             Self::MemoryLimitExceeded => ("memory_limit_exceeded", StatusCode::PAYMENT_REQUIRED),
-            Self::CheckInProgress => ("check_in_progress", StatusCode::CONFLICT),
             Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
+            Self::CheckInProgress => ("check_in_progress", StatusCode::CONFLICT),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageFull => ("storage_unavailable", StatusCode::INSUFFICIENT_STORAGE),
@@ -357,16 +357,16 @@ impl From<Failure> for ApiError {
             | Failure::MemoryNotFound => of_state(&failure),
             Failure::OutOfCredits { balance, cost } => out_of_credits(&balance, cost),
             Failure::MemoryLimitExceeded(balance) => memory_limit_exceeded(&balance),
-            Failure::CheckInProgress => Self::new(
-                Code::CheckInProgress,
-                "Check in progress",
-                "A check is running; there is one at a time. Try again when it is done.",
-            )
-            .retry_after("30"),
             Failure::BackupInProgress => Self::new(
                 Code::BackupInProgress,
                 "Backup in progress",
                 "A backup is being made; there is one at a time. Try again when it is done.",
+            )
+            .retry_after("30"),
+            Failure::CheckInProgress => Self::new(
+                Code::CheckInProgress,
+                "Check in progress",
+                "A check is running; there is one at a time. Try again when it is done.",
             )
             .retry_after("30"),
             Failure::Overloaded => Self::new(

@@ -88,7 +88,7 @@ fn make() -> Result<Fixture, String> {
             admin,
             body_bytes_max: 65_536,
             public_url: None,
-            backups: BackupSettings::when_asked(directory.join("backups")),
+            backups: BackupSettings::asked_only(directory.join("backups")),
         };
         let clock = Clock::Manual(ManualClock::new(NOW));
         App::new(store.clone(), clock, settings)

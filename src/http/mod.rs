@@ -107,8 +107,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
-    endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
+    endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
 ];
 
 /// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
@@ -138,12 +138,12 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/admin/sync-memory-counts")))
         .unify()
         .or(segment("admin")
-            .and(segment("check"))
-            .and(at("/admin/check")))
-        .unify()
-        .or(segment("admin")
             .and(segment("backup"))
             .and(at("/admin/backup")))
+        .unify()
+        .or(segment("admin")
+            .and(segment("check"))
+            .and(at("/admin/check")))
         .unify()
         .or(segment("admin").and(segment("user")).and(resource(
             app,

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::time::Timestamp;
 
+use super::directory::sync_directory;
+
 /// Why a server makes a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackupCause {
@@ -50,10 +52,16 @@ impl BackupFolder {
     ///
     /// What the operating system says.
     pub fn make(&self) -> io::Result<()> {
+        if self.0.is_dir() {
+            return Ok(());
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&self.0)
+            .create(&self.0)?;
+        // Its name too has to be on the disk before a backup in it counts.
+        let parent = self.0.parent().filter(|path| !path.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new(".")))
     }
 
     /// Returns a name for a backup of that second, or of the first second after it that has none.

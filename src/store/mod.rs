@@ -299,6 +299,9 @@ impl Store {
 
 impl Handle {
     fn in_flight(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+        // So that whoever looks and locks again, to act on it, meets others: for the storms.
+        #[cfg(test)]
+        std::thread::yield_now();
         locks::lock(&self.in_flight)
     }
 }

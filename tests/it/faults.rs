@@ -137,7 +137,7 @@ async fn a_panic_in_a_handler_is_500() {
         admin: AdminAccess::Disabled,
         body_bytes_max: 65_536,
         public_url: None,
-        backups: BackupSettings::when_asked(directory.path().join("backups")),
+        backups: BackupSettings::asked_only(directory.path().join("backups")),
     };
     let app = App::new(store, Clock::System, settings);
     let broken = tower::service_fn(|_: http::Request<()>| async { panic!("on purpose") });

@@ -809,17 +809,18 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     c.send(sync, 400, path, |r| admin(r).json(&json!({"x": 1})))
         .await;
 
-    let check = (Method::GET, "/admin/check");
-    let path = "/admin/check";
-    let found = c.send(check.clone(), 200, path, admin).await;
-    assert_eq!(found.body["sound"], true);
-    c.send(check, 403, path, keyed(key)).await;
     let backup = (Method::POST, "/admin/backup");
     let path = "/admin/backup";
     c.send(backup.clone(), 201, path, admin).await;
     c.send(backup.clone(), 403, path, |r| r).await;
     c.send(backup, 400, path, |r| admin(r).json(&json!({"x": 1})))
         .await;
+
+    let check = (Method::GET, "/admin/check");
+    let path = "/admin/check";
+    let found = c.send(check.clone(), 200, path, admin).await;
+    assert_eq!(found.body["sound"], true);
+    c.send(check, 403, path, keyed(key)).await;
 }
 
 /// A plan that holds no more memories is a 402 of its own.

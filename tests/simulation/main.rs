@@ -14,7 +14,6 @@
     clippy::as_conversions,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
     clippy::disallowed_methods,
     reason = "a test that meets what it does not expect has to fail at once"
 )]
@@ -50,7 +49,8 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 /// Says something although the test's output is kept back.
 fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    let mut out = std::io::stderr().lock();
+    writeln!(out, "{text}").unwrap();
 }
 
 /// Runs one seed; the error is the whole report of a failure.

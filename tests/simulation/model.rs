@@ -27,7 +27,7 @@ pub(crate) fn terms(plan: Plan) -> (u64, u64) {
 
 /// Why the service says no.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum No {
+pub(crate) enum Refused {
     UnknownKey,
     Revoked,
     NoSuchMemory,
@@ -203,18 +203,18 @@ impl Account {
         }
     }
 
-    pub(crate) fn affordable(&self, key: usize, cost: u64, now: Micros) -> Result<(), No> {
+    pub(crate) fn affordable(&self, key: usize, cost: u64, now: Micros) -> Result<(), Refused> {
         if self.keys[key].revoked.is_some() {
-            return Err(No::Revoked);
+            return Err(Refused::Revoked);
         }
         let numbers = self.numbers(key, now);
         if numbers.remaining < cost {
-            return Err(No::OutOfCredits(numbers, cost));
+            return Err(Refused::OutOfCredits(numbers, cost));
         }
         Ok(())
     }
 
-    pub(crate) fn debit(&mut self, key: usize, cost: u64, now: Micros) -> Result<Numbers, No> {
+    pub(crate) fn debit(&mut self, key: usize, cost: u64, now: Micros) -> Result<Numbers, Refused> {
         self.affordable(key, cost, now)?;
         let used = self.used(key, now);
         self.touch(key, now);
@@ -240,11 +240,11 @@ impl Account {
         id: &str,
         sent: &Value,
         now: Micros,
-    ) -> Result<(Value, Numbers), No> {
+    ) -> Result<(Value, Numbers), Refused> {
         self.affordable(key, WRITE, now)?;
         let numbers = self.numbers(key, now);
         if numbers.free == 0 {
-            return Err(No::Full(numbers));
+            return Err(Refused::Full(numbers));
         }
         self.debit(key, WRITE, now)?;
         let mut entry = settled(sent.as_object().unwrap().clone());
@@ -258,22 +258,27 @@ impl Account {
             entry: entry.clone(),
         };
         self.memories.push(memory);
-        self.newest = id.to_owned();
+        id.clone_into(&mut self.newest);
         Ok((entry, self.numbers(key, now)))
     }
 
     /// The answer on record for an `Idempotency-Key`, if there is one that counts.
-    pub(crate) fn replay(&self, name: &str, sent: &str, now: Micros) -> Result<Option<&str>, No> {
+    pub(crate) fn replay(
+        &self,
+        name: &str,
+        sent: &str,
+        now: Micros,
+    ) -> Result<Option<&str>, Refused> {
         match self.replays.get(name).filter(|r| now < r.at + DAY) {
             None => Ok(None),
             Some(replay) if replay.sent == sent => Ok(Some(&replay.answer)),
-            Some(_) => Err(No::Reused),
+            Some(_) => Err(Refused::Reused),
         }
     }
 
-    pub(crate) fn find(&self, id: &str) -> Result<usize, No> {
+    pub(crate) fn find(&self, id: &str) -> Result<usize, Refused> {
         let found = self.memories.iter().position(|memory| memory.id == id);
-        found.ok_or(No::NoSuchMemory)
+        found.ok_or(Refused::NoSuchMemory)
     }
 
     pub(crate) fn change(
@@ -282,18 +287,18 @@ impl Account {
         id: &str,
         change: &Value,
         now: Micros,
-    ) -> Result<(Value, Numbers), No> {
+    ) -> Result<(Value, Numbers), Refused> {
         let at = self.find(id)?;
         let mut entry = self.memories[at].entry.as_object().unwrap().clone();
         for (name, value) in change.as_object().unwrap() {
             if !value.is_null() {
                 entry.insert(name.clone(), value.clone());
             } else if entry.remove(name).is_some() && KNOWN.contains(&name.as_str()) {
-                return Err(No::BadChange);
+                return Err(Refused::BadChange);
             }
         }
         if entry["topic"].as_str().is_none_or(|t| t.trim().is_empty()) {
-            return Err(No::BadChange);
+            return Err(Refused::BadChange);
         }
         self.debit(key, WRITE, now)?;
         let mut entry = settled(entry);
@@ -302,10 +307,10 @@ impl Account {
         Ok((self.memories[at].entry.clone(), self.numbers(key, now)))
     }
 
-    pub(crate) fn delete(&mut self, key: usize, id: &str, now: Micros) -> Result<Numbers, No> {
+    pub(crate) fn delete(&mut self, key: usize, id: &str, now: Micros) -> Result<Numbers, Refused> {
         let at = self.find(id)?;
         if self.keys[key].revoked.is_some() {
-            return Err(No::Revoked);
+            return Err(Refused::Revoked);
         }
         self.memories.remove(at);
         self.money = self.money.rolled(now);
@@ -332,28 +337,33 @@ impl Account {
         &self,
         maker: Option<usize>,
         asked: Option<Plan>,
-    ) -> Result<Option<Plan>, No> {
+    ) -> Result<Option<Plan>, Refused> {
         if maker.is_some_and(|key| self.keys[key].revoked.is_some()) {
-            return Err(No::Revoked);
+            return Err(Refused::Revoked);
         }
         let makers = maker.and_then(|key| self.keys[key].cap);
         let own = makers.map_or(self.money.plan, |cap| cap.min(self.money.plan));
         if asked.is_some_and(|plan| plan > own) {
-            return Err(No::AbovePlan(own));
+            return Err(Refused::AbovePlan(own));
         }
         if self.active() >= KEYS_MAX {
-            return Err(No::TooManyKeys);
+            return Err(Refused::TooManyKeys);
         }
         Ok(asked.or(makers))
     }
 
-    pub(crate) fn revoke(&mut self, key: usize, admin: bool, now: Micros) -> Result<Micros, No> {
+    pub(crate) fn revoke(
+        &mut self,
+        key: usize,
+        admin: bool,
+        now: Micros,
+    ) -> Result<Micros, Refused> {
         if let Some(at) = self.keys[key].revoked {
             return Ok(at);
         }
         if self.active() == 1 {
             if !admin {
-                return Err(No::LastKey);
+                return Err(Refused::LastKey);
             }
             self.emptied = true;
         }

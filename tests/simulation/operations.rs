@@ -267,8 +267,8 @@ impl Generator {
                 email: random.chance(60).then(|| email(random)),
                 plan: plan(random),
             },
-            "new key" => self.new_key(model, by, random),
-            "revoke" => self.revoke(model, by, random),
+            "new key" => Self::new_key(model, by, random),
+            "revoke" => Self::revoke(model, by, random),
             "login" => Op::Login {
                 by,
                 known: random.chance(90),
@@ -351,7 +351,7 @@ impl Generator {
         }
     }
 
-    fn new_key(&mut self, model: &Model, by: Who, random: &mut Random) -> Op {
+    fn new_key(model: &Model, by: Who, random: &mut Random) -> Op {
         let account = &model.accounts[by.0];
         let plan = random.chance(50).then(|| plan(random));
         let admin = random.chance(35);
@@ -381,7 +381,7 @@ impl Generator {
         }
     }
 
-    fn revoke(&mut self, model: &Model, by: Who, random: &mut Random) -> Op {
+    fn revoke(model: &Model, by: Who, random: &mut Random) -> Op {
         let account = if random.chance(85) {
             by.0
         } else {

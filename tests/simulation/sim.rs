@@ -3,29 +3,24 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use memoryos::app::{
-    AddRequest, AdminAccess, Answered, App, BackupSettings, Caller, CreateKey, Failure, KeyAddress,
-    OwnerName, PageRequest, Settings, SignUp, Target, UpdateRequest,
-};
+use memoryos::app::{AdminAccess, App, BackupSettings, Failure, Settings};
 use memoryos::clock::{Clock, ManualClock};
-use memoryos::domain::account::Email;
-use memoryos::domain::json::Object;
-use memoryos::domain::key::{KeyId, Secret};
-use memoryos::domain::memory::{MemoryId, NewMemory};
+use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
 use memoryos::domain::time::Timestamp;
-use memoryos::store::{
-    AccountFilter, Added, KeyRow, OpenError, Options, PageStart, Principal, Store,
-};
-use serde_json::{Value, json};
+use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::audit::{audit, key_row, masked, numbers, row, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
-use crate::model::{Account, Key, Model, Money, No, Numbers, READ, Replay, Spent, WRITE};
+use crate::model::{Account, Model, Money, Refused, Spent};
 use crate::operations::{Form, Generator, Op, Owner, Who};
 use crate::random::Random;
+
+mod accounts;
+mod memories;
 
 /// Operations of a run, after those that steer its accounts to where it becomes narrow.
 pub(crate) const STEPS: usize = 1_000;
@@ -309,7 +304,7 @@ impl Sim {
             admin: AdminAccess::LoopbackDefault,
             body_bytes_max: 65_536,
             public_url: None,
-            backups: BackupSettings::when_asked(self.directory().join("backups")),
+            backups: BackupSettings::asked_only(self.home.path().join("backups")),
         };
         let app = App::new(store.clone(), Clock::Manual(self.clock.clone()), settings);
         self.service = Some((app, store));
@@ -368,16 +363,16 @@ impl Sim {
                         return self.totals();
                     }
                     Err(difference) if lost == 0 => {
-                        differences.push(format!("{what}: {difference}"))
+                        differences.push(format!("{what}: {difference}"));
                     }
                     Err(_) => {}
                 }
-                let Some(last) = candidate.unflushed.pop() else {
+                let Some(debit) = candidate.unflushed.pop() else {
                     break;
                 };
-                let account = &mut candidate.model.accounts[last.by.0];
-                account.money = last.money;
-                account.keys[last.by.1].spent = last.spent;
+                let account = &mut candidate.model.accounts[debit.by.0];
+                account.money = debit.money;
+                account.keys[debit.by.1].spent = debit.spent;
                 lost += 1;
             }
         }
@@ -616,7 +611,7 @@ impl Sim {
                 self.principals.insert(key.id.clone(), found.clone());
                 Ok(Some(found))
             }
-            (Err(No::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
+            (Err(Refused::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
             (found, revoked) => Err(format!(
                 "I6: {} revoked at {revoked:?} is let in as {found:?}",
                 key.id
@@ -631,7 +626,7 @@ impl Sim {
                 .authenticate(&Secret::new("A".repeat(32)))
                 .map(drop)
                 .map_err(no);
-            return self.refused("login", found, No::UnknownKey);
+            return self.refused("login", found, Refused::UnknownKey);
         }
         let Some(principal) = self.principal(by)? else {
             return Ok(());
@@ -639,7 +634,7 @@ impl Sim {
         let account = &self.model.accounts[by.0];
         let found = self.app().who_is(&principal).map_err(no);
         if account.keys[by.1].revoked.is_some() {
-            return self.refused("login", found.map(drop), No::Revoked);
+            return self.refused("login", found.map(drop), Refused::Revoked);
         }
         let (found, key) = found.map_err(|no| format!("login: {no:?}"))?;
         same(
@@ -652,17 +647,22 @@ impl Sim {
         Ok(())
     }
 
-    fn refused(&mut self, what: &str, found: Result<(), No>, expected: No) -> Step {
+    fn refused<T: std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        found: Result<T, Refused>,
+        expected: Refused,
+    ) -> Step {
         self.answered(word(&expected));
-        same(what, &found, &Err(expected))
+        same(what, &found.err(), &Some(expected))
     }
 
     /// Compares two answers that may be refusals.
     fn agree<A, B>(
         &mut self,
         what: &str,
-        found: Result<A, No>,
-        expected: Result<B, No>,
+        found: Result<A, Refused>,
+        expected: Result<B, Refused>,
     ) -> Result<Option<(A, B)>, String> {
         match (found, expected) {
             (Ok(found), Ok(expected)) => {
@@ -677,705 +677,6 @@ impl Sim {
             (Err(found), Ok(_)) => Err(format!("{what}: refused with {found:?}")),
         }
     }
-
-    // ---- accounts and keys
-
-    async fn sign_up(&mut self, email: Option<&str>, plan: Plan) -> Step {
-        let request = SignUp {
-            // As a client may write it.
-            email: email.map(|email| Email::parse(&format!(" {}", email.to_uppercase())).unwrap()),
-            plan,
-        };
-        let found = self.app().sign_up(request).await.map_err(no);
-        let taken = email.is_some()
-            && self
-                .model
-                .accounts
-                .iter()
-                .any(|a| a.email.as_deref() == email);
-        let expected = if taken { Err(No::UserExists) } else { Ok(()) };
-        let Some((made, ())) = self.agree("sign-up", found, expected)? else {
-            return Ok(());
-        };
-        let key = made.account.keys[0].clone();
-        let account_id = made.account.account_id.clone();
-        self.made(
-            made.account.account,
-            account_id,
-            email,
-            plan,
-            (&key, &made.secret),
-            false,
-        )
-    }
-
-    /// Enters a new account with its first key into the model.
-    fn made(
-        &mut self,
-        name: memoryos::domain::account::AccountKey,
-        id: String,
-        email: Option<&str>,
-        plan: Plan,
-        (key, secret): (&KeyRow, &Secret),
-        admin: bool,
-    ) -> Step {
-        let (now, granted) = (self.now, crate::model::terms(plan).0);
-        let money = Money {
-            plan,
-            anchor: now,
-            cycle: 0,
-            granted,
-            used: 0,
-            ever: 0,
-            last: None,
-        };
-        let description = if admin {
-            "Initial account setup"
-        } else {
-            "Initial account creation"
-        };
-        let account = Account {
-            name,
-            id: email.map_or_else(|| name.anonymous_id(), str::to_owned),
-            email: email.map(str::to_owned),
-            created: now,
-            money,
-            keys: vec![new_key(key, secret, description, None, now)],
-            memories: Vec::new(),
-            newest: String::new(),
-            replays: BTreeMap::new(),
-            emptied: false,
-        };
-        same("a new account's id", &id, &account.id)?;
-        same("a new account's key", &row(key), &key_row(&account, 0, now))?;
-        self.model.accounts.push(account);
-        self.unflushed.clear();
-        Ok(())
-    }
-
-    async fn new_key(&mut self, by: Option<Who>, owner: &Owner, plan: Option<Plan>) -> Step {
-        let caller = match by {
-            None => Caller::Admin,
-            Some(by) => match self.principal(by)? {
-                Some(principal) => Caller::Key(principal),
-                None => return Ok(()),
-            },
-        };
-        let request = CreateKey {
-            owner: match owner {
-                Owner::Nobody => None,
-                Owner::Email(email) => Some(OwnerName::Email(Email::parse(email).unwrap())),
-                Owner::Account(id) => Some(OwnerName::AccountId(id.clone())),
-            },
-            plan,
-            description: None,
-        };
-        let found = self.app().create_key(&caller, request).await.map_err(no);
-        let accounts = &self.model.accounts;
-        let named = match owner {
-            Owner::Nobody => None,
-            Owner::Email(id) | Owner::Account(id) => Some(id),
-        };
-        let position = named.map(|id| accounts.iter().position(|account| account.id == *id));
-        let account = match (by, position) {
-            (Some(by), None) => Ok(Some(by.0)),
-            (Some(by), Some(at)) if at == Some(by.0) => Ok(Some(by.0)),
-            (Some(_), Some(_)) => Err(No::NotYours),
-            (None, None) => Err(No::NoOwner),
-            (None, Some(Some(at))) => Ok(Some(at)),
-            (None, Some(None)) if matches!(owner, Owner::Email(_)) => Ok(None),
-            (None, Some(None)) => Err(No::NoSuchUser),
-        };
-        let now = self.now;
-        let expected = account.and_then(|at| match at {
-            None => Ok((None, None)),
-            Some(at) => accounts[at]
-                .cap(by.map(|by| by.1), plan)
-                .map(|cap| (Some(at), cap)),
-        });
-        let Some((made, (at, cap))) = self.agree("new key", found, expected)? else {
-            return Ok(());
-        };
-        self.unflushed.clear();
-        let Some(at) = at else {
-            let plan = plan.unwrap_or(Plan::Free);
-            same("plan of a new account", &made.plan, &plan)?;
-            let (name, email) = (made.key.account, named.map(String::as_str));
-            return self.made(
-                name,
-                made.account_id,
-                email,
-                plan,
-                (&made.key, &made.secret),
-                true,
-            );
-        };
-        let account = &mut self.model.accounts[at];
-        account
-            .keys
-            .push(new_key(&made.key, &made.secret, "API key", cap, now));
-        let key = account.keys.len() - 1;
-        same("account of a new key", &made.account_id, &account.id)?;
-        same("new key", &row(&made.key), &key_row(account, key, now))?;
-        same(
-            "plan of a new key",
-            &made.plan,
-            &account.numbers(key, now).plan,
-        )
-    }
-
-    async fn revoke(&mut self, by: Option<Who>, key: Who, form: Form) -> Step {
-        let caller = match by {
-            None => Caller::Admin,
-            // A request with a revoked key ends before this.
-            Some(by) if self.model.accounts[by.0].keys[by.1].revoked.is_some() => {
-                return self.principal(by).map(drop);
-            }
-            Some(by) => Caller::Key(self.principal(by)?.unwrap()),
-        };
-        let target = &self.model.accounts[key.0].keys[key.1];
-        let text = match form {
-            Form::KeyId => target.id.clone(),
-            Form::Masked => masked(&target.secret),
-            Form::Secret => target.secret.clone(),
-            Form::AccountId | Form::Unknown => "key_000000000000".to_owned(),
-        };
-        let found = self
-            .app()
-            .revoke_key(&caller, KeyAddress::parse(text))
-            .await
-            .map_err(no);
-        let own = by.is_none_or(|by| by.0 == key.0);
-        let now = self.now;
-        let expected = match form {
-            Form::AccountId | Form::Unknown => Err(No::NoSuchKey),
-            Form::Secret if !own => Err(No::NotYours),
-            _ if !own => Err(No::NoSuchKey),
-            _ => self.model.accounts[key.0].revoke(key.1, by.is_none(), now),
-        };
-        let Some((revoked, at)) = self.agree("revoke", found, expected)? else {
-            return Ok(());
-        };
-        self.unflushed.clear();
-        let account = &self.model.accounts[key.0];
-        same(
-            "revoked at",
-            &revoked.key.revoked_at.map(Timestamp::micros),
-            &Some(at),
-        )?;
-        same(
-            "revoked key",
-            &row(&revoked.key),
-            &key_row(account, key.1, now),
-        )?;
-        // I6: from the answer on.
-        self.principal(key).map(drop)
-    }
-
-    async fn keys(&mut self, by: Who, all: bool) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let (account, keys) = self.app().keys_of(&principal, all).await.map_err(fault)?;
-        let model = &self.model.accounts[by.0];
-        same("account of the keys", &account.account_id, &model.id)?;
-        let found: Vec<_> = keys.iter().map(row).collect();
-        let listed = (0..model.keys.len()).filter(|key| all || model.keys[*key].revoked.is_none());
-        let expected: Vec<_> = listed.map(|key| key_row(model, key, self.now)).collect();
-        self.answered("2xx");
-        same("keys", &found, &expected)
-    }
-
-    async fn all_keys(&mut self, all: bool, skip: usize, limit: usize) -> Step {
-        let found = self.app().all_keys(all, skip as u64, limit as u64).await;
-        let (rows, total) = found.map_err(fault)?;
-        let mut expected = Vec::new();
-        for account in self.in_order() {
-            for (at, key) in account.keys.iter().enumerate() {
-                if all || key.revoked.is_none() {
-                    expected.push((account.id.clone(), key_row(account, at, self.now)));
-                }
-            }
-        }
-        let found: Vec<_> = rows
-            .iter()
-            .map(|(a, key)| (a.account_id.clone(), row(key)))
-            .collect();
-        same("number of all keys", &total, &(expected.len() as u64))?;
-        let expected: Vec<_> = expected.into_iter().skip(skip).take(limit).collect();
-        self.answered("2xx");
-        same("all keys", &found, &expected)
-    }
-
-    /// The accounts as lists show them: oldest first; what was made in one millisecond, by name.
-    fn in_order(&self) -> Vec<&Account> {
-        let mut accounts: Vec<&Account> = self.model.accounts.iter().collect();
-        accounts.sort_by_key(|account| (account.created.div_euclid(1_000), account.name));
-        accounts
-    }
-
-    async fn accounts(&mut self, contains: Option<&str>, skip: usize, limit: usize) -> Step {
-        let filter = AccountFilter {
-            contains: contains.map(str::to_owned),
-        };
-        let page = self
-            .app()
-            .accounts(filter, skip as u64, limit as u64)
-            .await
-            .map_err(fault)?;
-        let needle = contains.unwrap_or_default().to_lowercase();
-        let mut fit = self.in_order();
-        fit.retain(|account| account.id.to_lowercase().contains(&needle));
-        let active = fit.iter().filter(|account| account.active() > 0).count();
-        same(
-            "accounts",
-            &(page.total, page.active),
-            &(fit.len() as u64, active as u64),
-        )?;
-        let found: Vec<_> = page
-            .rows
-            .iter()
-            .map(|r| {
-                (
-                    r.account_id.clone(),
-                    r.email.clone(),
-                    r.active,
-                    numbers(&r.usage.balance()),
-                )
-            })
-            .collect();
-        let shown = |a: &&Account| {
-            let mut account = (*a).clone();
-            // The account's own numbers are those of a key without a cap.
-            account.keys[0].cap = None;
-            (
-                a.id.clone(),
-                a.email.clone(),
-                a.active() > 0,
-                account.numbers(0, self.now),
-            )
-        };
-        let expected: Vec<_> = fit.iter().skip(skip).take(limit).map(shown).collect();
-        self.answered("2xx");
-        same("accounts listed", &found, &expected)
-    }
-
-    async fn plan(&mut self, at: usize, form: Form, plan: Plan) -> Step {
-        let account = &self.model.accounts[at];
-        let target = match form {
-            Form::KeyId => account.keys[0].id.clone(),
-            Form::Secret => account.keys[0].secret.clone(),
-            Form::AccountId => account.id.clone(),
-            Form::Masked | Form::Unknown => "acct_nobody".to_owned(),
-        };
-        let found = self
-            .app()
-            .change_plan(&Target::parse(target), plan)
-            .await
-            .map_err(no);
-        let expected = match form {
-            Form::Masked | Form::Unknown => Err(No::NoSuchUser),
-            _ => Ok(()),
-        };
-        let Some((found, ())) = self.agree("plan", found, expected)? else {
-            return Ok(());
-        };
-        self.unflushed.clear();
-        let account = &mut self.model.accounts[at];
-        let before = account.change_plan(plan, self.now);
-        same(
-            "plan before",
-            &(found.account_id, found.previous),
-            &(account.id.clone(), before),
-        )?;
-        let money = account.money;
-        same(
-            "after a plan change",
-            &(
-                found.usage.plan,
-                found.usage.granted,
-                found.usage.used,
-                found.usage.used_ever,
-            ),
-            &(money.plan, money.granted, money.used, money.ever),
-        )
-    }
-
-    // ---- credits and memories
-
-    /// Debits a read in the model, which a crash may take back until something flushes.
-    fn debit(&mut self, by: Who) -> Result<Numbers, No> {
-        let account = &mut self.model.accounts[by.0];
-        let before = Unflushed {
-            by,
-            money: account.money,
-            spent: account.keys[by.1].spent,
-        };
-        let numbers = account.debit(by.1, READ, self.now)?;
-        self.unflushed.push(before);
-        Ok(numbers)
-    }
-
-    fn credits(&mut self, by: Who) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let found = self.app().credits(&principal).map_err(no);
-        let account = &self.model.accounts[by.0];
-        let expected = account.affordable(by.1, 0, self.now);
-        let Some((found, ())) = self.agree("credits", found, expected)? else {
-            return Ok(());
-        };
-        let account = &self.model.accounts[by.0];
-        let key = &account.keys[by.1];
-        let last = if key.cap.is_some() {
-            key.spent.last
-        } else {
-            account.money.last
-        };
-        same("credits: account", &found.account_id, &account.id)?;
-        same(
-            "credits",
-            &numbers(&found.balance),
-            &account.numbers(by.1, self.now),
-        )?;
-        same(
-            "last activity",
-            &found.last_activity.map(Timestamp::micros),
-            &last,
-        )
-    }
-
-    async fn add(&mut self, by: Who, sent: &Value, name: Option<&str>) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let body = sent.to_string();
-        let found = add(self.app().clone(), &principal, &body, name).await;
-        self.added(by, sent, &body, name, found)
-    }
-
-    async fn twins(&mut self, by: Who, sent: &Value, name: &str) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let body = sent.to_string();
-        let app = self.app().clone();
-        let (first, second) = tokio::join!(
-            add(app.clone(), &principal, &body, Some(name)),
-            add(app, &principal, &body, Some(name)),
-        );
-        self.added(by, sent, &body, Some(name), first)?;
-        if second == Err(No::InFlight) {
-            self.answered(word(&No::InFlight));
-            return Ok(());
-        }
-        self.added(by, sent, &body, Some(name), second)
-    }
-
-    fn added(
-        &mut self,
-        by: Who,
-        sent: &Value,
-        body: &str,
-        name: Option<&str>,
-        found: Result<Addition, No>,
-    ) -> Step {
-        let now = self.now;
-        let account = &mut self.model.accounts[by.0];
-        let replay = name.map_or(Ok(None), |name| account.replay(name, body, now));
-        let replay = replay.map(|answer| answer.map(str::to_owned));
-        let expected = match replay {
-            Err(no) => Err(no),
-            Ok(Some(answer)) => account.affordable(by.1, 0, now).map(|()| Addition {
-                answer,
-                cost: 0,
-                replayed: true,
-                numbers: account.numbers(by.1, now),
-            }),
-            Ok(None) => {
-                let answer = found
-                    .as_ref()
-                    .ok()
-                    .map(|found| found.answer.clone())
-                    .unwrap_or_default();
-                let shown: Value = serde_json::from_str(&answer).unwrap_or_default();
-                let id = shown["entry"]["id"].as_str().unwrap_or_default().to_owned();
-                if found.is_ok() && id <= account.newest {
-                    return Err(format!("the id {id} is not above {}", account.newest));
-                }
-                let added = account.add(by.1, &id, sent, now);
-                if let (Ok((entry, numbers)), Ok(_)) = (&added, &found) {
-                    let total = account.memories.len();
-                    let expected =
-                        json!({"entry": entry, "total": total, "left": numbers.remaining});
-                    same("answer to an addition", &shown, &expected)?;
-                    if let Some(name) = name {
-                        let replay = Replay {
-                            at: now,
-                            sent: body.to_owned(),
-                            answer: answer.clone(),
-                        };
-                        account.replays.insert(name.to_owned(), replay);
-                    }
-                }
-                added.map(|(_, numbers)| Addition {
-                    answer,
-                    cost: WRITE,
-                    replayed: false,
-                    numbers,
-                })
-            }
-        };
-        if expected.as_ref().is_ok_and(|e| e.replayed) {
-            self.answered("replayed");
-        }
-        match self.agree("add", found, expected)? {
-            None => Ok(()),
-            Some((found, expected)) => {
-                self.unflushed.clear();
-                same("add", &found, &expected)
-            }
-        }
-    }
-
-    async fn change(&mut self, by: Who, id: &str, change: &Value) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let request = UpdateRequest {
-            id: MemoryId::parse(id).unwrap(),
-            change: Object::parse(change.to_string().as_bytes()).unwrap(),
-        };
-        let found = self
-            .app()
-            .update_memory(&principal, request)
-            .await
-            .map_err(no);
-        let expected = self.model.accounts[by.0].change(by.1, id, change, self.now);
-        let Some((found, (entry, left))) = self.agree("change", found, expected)? else {
-            return Ok(());
-        };
-        self.unflushed.clear();
-        same(
-            "changed",
-            &serde_json::from_str(&found.0.entry).ok(),
-            &Some(entry),
-        )?;
-        same(
-            "after a change",
-            &(found.1.cost, numbers(&found.1.balance)),
-            &(WRITE, left),
-        )
-    }
-
-    async fn delete(&mut self, by: Who, id: &str) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let found = self
-            .app()
-            .delete_memory(&principal, MemoryId::parse(id))
-            .await
-            .map_err(no);
-        let expected = self.model.accounts[by.0].delete(by.1, id, self.now);
-        let Some((found, left)) = self.agree("delete", found, expected)? else {
-            return Ok(());
-        };
-        self.unflushed.clear();
-        same("after a delete", &numbers(&found.balance), &left)
-    }
-
-    async fn read(&mut self, by: Who, id: &str) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let found = self
-            .app()
-            .read_memory(&principal, MemoryId::parse(id))
-            .await
-            .map_err(no);
-        let expected = match self.model.accounts[by.0].find(id) {
-            Err(no) => Err(no),
-            Ok(at) => self.debit(by).map(|left| (at, left)),
-        };
-        let Some((found, (at, left))) = self.agree("read", found, expected)? else {
-            return Ok(());
-        };
-        let entry = &self.model.accounts[by.0].memories[at].entry;
-        same(
-            "read",
-            &serde_json::from_str(&found.0).ok().as_ref(),
-            &Some(entry),
-        )?;
-        same(
-            "after a read",
-            &(found.1.cost, numbers(&found.1.balance)),
-            &(READ, left),
-        )
-    }
-
-    async fn page(
-        &mut self,
-        by: Who,
-        start: PageStart,
-        limit: usize,
-    ) -> Result<Option<MemoryId>, String> {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(None);
-        };
-        let request = PageRequest { start, limit };
-        let found = self
-            .app()
-            .list_memories(&principal, request)
-            .await
-            .map_err(no);
-        let expected = self.debit(by);
-        let Some((found, left)) = self.agree("page", found, expected)? else {
-            return Ok(None);
-        };
-        let memories = &self.model.accounts[by.0].memories;
-        let mut older = memories.iter().rev();
-        match start {
-            PageStart::Skip(skip) => older.by_ref().take(skip).for_each(drop),
-            PageStart::Before(id) => {
-                let id = id.to_string();
-                let newer = memories.iter().filter(|m| m.id >= id).count();
-                older.by_ref().take(newer).for_each(drop);
-            }
-        }
-        let listed: Vec<_> = older.by_ref().take(limit).collect();
-        let next = listed
-            .last()
-            .filter(|_| older.next().is_some())
-            .map(|memory| memory.id.clone());
-        let entries = format!("[{}]", found.page.entries);
-        let entries: Vec<Value> = serde_json::from_str(&entries).map_err(|e| e.to_string())?;
-        let expected: Vec<_> = listed.iter().map(|memory| memory.entry.clone()).collect();
-        same("page", &entries, &expected)?;
-        same("count of a page", &found.page.count, &expected.len())?;
-        same(
-            "next page",
-            &found.page.next.map(|id| id.to_string()),
-            &next,
-        )?;
-        same("total of a page", &found.total, &(memories.len() as u64))?;
-        let debited = (found.debited.cost, numbers(&found.debited.balance));
-        same("after a page", &debited, &(READ, left))?;
-        Ok(found.page.next)
-    }
-
-    async fn stats(&mut self, by: Who) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let found = self.app().stats(&principal).await.map_err(no);
-        let expected = self.debit(by);
-        let Some((found, left)) = self.agree("stats", found, expected)? else {
-            return Ok(());
-        };
-        let account = &self.model.accounts[by.0];
-        same("stats", &found.stats, &crate::audit::stats(account))?;
-        self.newest(account, found.newest.as_deref())?;
-        same("after stats", &numbers(&found.debited.balance), &left)
-    }
-
-    async fn gpt_status(&mut self, by: Who) -> Step {
-        let Some(principal) = self.principal(by)? else {
-            return Ok(());
-        };
-        let found = self.app().gpt_status(&principal).await.map_err(no);
-        let expected = self.debit(by);
-        let Some((found, left)) = self.agree("status", found, expected)? else {
-            return Ok(());
-        };
-        let account = &self.model.accounts[by.0];
-        same(
-            "status: memories",
-            &found.0,
-            &(account.memories.len() as u64),
-        )?;
-        self.newest(account, found.1.as_deref())?;
-        same(
-            "after status",
-            &(found.2.cost, numbers(&found.2.balance)),
-            &(READ, left),
-        )
-    }
-
-    fn newest(&self, account: &Account, found: Option<&str>) -> Step {
-        let found: Option<Value> = found.and_then(|text| serde_json::from_str(text).ok());
-        same(
-            "newest memory",
-            &found.as_ref(),
-            &account.memories.last().map(|m| &m.entry),
-        )
-    }
-}
-
-/// What an addition answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Addition {
-    answer: String,
-    cost: u64,
-    replayed: bool,
-    numbers: Numbers,
-}
-
-async fn add(
-    app: App,
-    principal: &Principal,
-    body: &str,
-    name: Option<&str>,
-) -> Result<Addition, No> {
-    let request = AddRequest {
-        memory: NewMemory::parse(Object::parse(body.as_bytes()).unwrap()).unwrap(),
-        idempotency: name.map(|name| (name.to_owned(), body.as_bytes().to_vec())),
-    };
-    let respond = |added: &Added| {
-        let (entry, total) = (&added.entry, added.total);
-        format!(
-            r#"{{"entry":{entry},"total":{total},"left":{}}}"#,
-            added.balance.credits_remaining
-        )
-    };
-    let answered = app
-        .add_memory(principal, &request, respond)
-        .await
-        .map_err(no)?;
-    let Answered {
-        status,
-        body,
-        cost,
-        replayed,
-        balance,
-    } = answered;
-    assert_eq!(status, 201);
-    Ok(Addition {
-        answer: body,
-        cost,
-        replayed,
-        numbers: numbers(&balance),
-    })
-}
-
-fn new_key(
-    row: &KeyRow,
-    secret: &Secret,
-    description: &'static str,
-    cap: Option<Plan>,
-    now: Micros,
-) -> Key {
-    assert!(KeyId::parse(row.id.as_str()).is_some());
-    Key {
-        secret: secret.reveal().to_owned(),
-        id: row.id.to_string(),
-        description,
-        cap,
-        created: now,
-        revoked: None,
-        spent: Spent::default(),
-    }
 }
 
 fn random_day(seed: u64) -> i64 {
@@ -1383,49 +684,50 @@ fn random_day(seed: u64) -> i64 {
 }
 
 fn fault(failure: Failure) -> String {
+    let failure = no(failure);
     format!("failed: {failure:?}")
 }
 
-fn no(failure: Failure) -> No {
+fn no(failure: Failure) -> Refused {
     match failure {
-        Failure::InvalidKey => No::UnknownKey,
-        Failure::KeyRevoked => No::Revoked,
-        Failure::MemoryNotFound => No::NoSuchMemory,
-        Failure::InvalidMemory(_) => No::BadChange,
-        Failure::OutOfCredits { balance, cost } => No::OutOfCredits(numbers(&balance), cost),
-        Failure::MemoryLimitExceeded(balance) => No::Full(numbers(&balance)),
-        Failure::IdempotencyKeyReused => No::Reused,
-        Failure::IdempotencyInFlight => No::InFlight,
-        Failure::UserExists => No::UserExists,
-        Failure::UserNotFound => No::NoSuchUser,
-        Failure::KeyNotFound => No::NoSuchKey,
-        Failure::PermissionDenied(_) => No::NotYours,
-        Failure::OwnerRequired => No::NoOwner,
-        Failure::PlanAboveAccount(plan) => No::AbovePlan(plan),
-        Failure::KeyLimitReached => No::TooManyKeys,
-        Failure::LastActiveKey => No::LastKey,
-        other => No::Fault(format!("{other:?}")),
+        Failure::InvalidKey => Refused::UnknownKey,
+        Failure::KeyRevoked => Refused::Revoked,
+        Failure::MemoryNotFound => Refused::NoSuchMemory,
+        Failure::InvalidMemory(_) => Refused::BadChange,
+        Failure::OutOfCredits { balance, cost } => Refused::OutOfCredits(numbers(&balance), cost),
+        Failure::MemoryLimitExceeded(balance) => Refused::Full(numbers(&balance)),
+        Failure::IdempotencyKeyReused => Refused::Reused,
+        Failure::IdempotencyInFlight => Refused::InFlight,
+        Failure::UserExists => Refused::UserExists,
+        Failure::UserNotFound => Refused::NoSuchUser,
+        Failure::KeyNotFound => Refused::NoSuchKey,
+        Failure::PermissionDenied(_) => Refused::NotYours,
+        Failure::OwnerRequired => Refused::NoOwner,
+        Failure::PlanAboveAccount(plan) => Refused::AbovePlan(plan),
+        Failure::KeyLimitReached => Refused::TooManyKeys,
+        Failure::LastActiveKey => Refused::LastKey,
+        other => Refused::Fault(format!("{other:?}")),
     }
 }
 
-fn word(no: &No) -> &'static str {
+fn word(no: &Refused) -> &'static str {
     match no {
-        No::UnknownKey => "invalid_key",
-        No::Revoked => "key_revoked",
-        No::NoSuchMemory => "not_found",
-        No::BadChange => "invalid_memory",
-        No::OutOfCredits(..) => "out_of_credits",
-        No::Full(_) => "memory_limit_exceeded",
-        No::Reused => "idempotency_key_reused",
-        No::InFlight => "idempotency_in_flight",
-        No::UserExists => "user_exists",
-        No::NoSuchUser => "user_not_found",
-        No::NoSuchKey => "key_not_found",
-        No::NotYours => "permission_denied",
-        No::NoOwner => "email required",
-        No::AbovePlan(_) => "plan_above_account",
-        No::TooManyKeys => "key_limit_reached",
-        No::LastKey => "last_active_key",
-        No::Fault(_) => "fault",
+        Refused::UnknownKey => "invalid_key",
+        Refused::Revoked => "key_revoked",
+        Refused::NoSuchMemory => "not_found",
+        Refused::BadChange => "invalid_memory",
+        Refused::OutOfCredits(..) => "out_of_credits",
+        Refused::Full(_) => "memory_limit_exceeded",
+        Refused::Reused => "idempotency_key_reused",
+        Refused::InFlight => "idempotency_in_flight",
+        Refused::UserExists => "user_exists",
+        Refused::NoSuchUser => "user_not_found",
+        Refused::NoSuchKey => "key_not_found",
+        Refused::NotYours => "permission_denied",
+        Refused::NoOwner => "email required",
+        Refused::AbovePlan(_) => "plan_above_account",
+        Refused::TooManyKeys => "key_limit_reached",
+        Refused::LastKey => "last_active_key",
+        Refused::Fault(_) => "fault",
     }
 }

@@ -1,5 +1,5 @@
-//! What is told of `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/check`
-//! and `/admin/backup`.
+//! What is told of `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`,
+//! `/admin/check` and `/admin/backup`.
 
 use http::StatusCode;
 use serde_json::json;

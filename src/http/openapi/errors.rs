@@ -163,8 +163,8 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         Code::MemoryLimitExceeded => {
             "The plan has no room for another memory. Nothing was debited."
         }
-        Code::CheckInProgress => "A check is running; there is one at a time.",
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
+        Code::CheckInProgress => "A check is running; there is one at a time.",
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
             "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
@@ -235,8 +235,8 @@ fn made(code: Code) -> ApiError {
             cost: Operation::AddMemory.price(),
         },
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
-        Code::CheckInProgress => Failure::CheckInProgress,
         Code::BackupInProgress => Failure::BackupInProgress,
+        Code::CheckInProgress => Failure::CheckInProgress,
         Code::Overloaded => Failure::Overloaded,
         Code::StorageUnavailable => Failure::StorageUnavailable {
             outcome_unknown: false,

@@ -91,7 +91,7 @@ fn facts(trees: &Trees) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
 }
 
 fn sound(store: &Store) {
-    let report = store.check(&|_| ()).unwrap();
+    let report = store.check(&|_| {}).unwrap();
     assert!(report.is_sound(), "{report}");
 }
 

@@ -54,7 +54,7 @@ impl Counted {
 /// is named elsewhere.
 type OwnKey = (KeyNo, Option<KeyRecord>);
 
-impl<'a> Check<'a> {
+impl Check<'_> {
     /// Compares each account's usage with its keys and its memories, the account alone.
     pub(super) fn usages(&mut self) -> Result<(), StoreError> {
         let tree = &self.inner.trees.usage;

@@ -21,7 +21,7 @@ use super::{
     record_name,
 };
 
-impl<'a> Check<'a> {
+impl Check<'_> {
     pub(super) fn user(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
         let account = AccountKey(exact(key)?);
         let record: AccountRecord = decode(value)?;

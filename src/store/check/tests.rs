@@ -410,7 +410,7 @@ async fn memories_that_are_not_whole_are_named() {
             head.json = head
                 .json
                 .replace("\"timestamp\":\"2026", "\"timestamp\":\"2027")
-                .leak()
+                .leak();
         }),
     ] {
         assert_eq!(found, [format!("memories {bo} {id}: {other}")]);
@@ -419,7 +419,7 @@ async fn memories_that_are_not_whole_are_named() {
         head.json = head
             .json
             .replace("\"key_id\":\"key_", "\"key_id\":\"key-")
-            .leak()
+            .leak();
     });
     let another = "its JSON names another key than its record";
     assert_eq!(found, [format!("memories {bo} {id}: {another}")]);
@@ -763,8 +763,8 @@ async fn answers_are_compared_with_their_memories() {
     assert_eq!(with(&short, 1), [""; 0]);
     let earlier = "it names a memory that an earlier write made";
     assert_eq!(with(&short, 2), [format!("replays {name}: {earlier}")]);
-    let never = "it names a memory that the account has not been given";
-    assert_eq!(with(&newer, 1), [format!("replays {name}: {never}")]);
+    let unknown = "it names a memory that the account has not been given";
+    assert_eq!(with(&newer, 1), [format!("replays {name}: {unknown}")]);
     let not_made = "it answers a write that the account has not made";
     assert_eq!(with(&short, 11), [format!("replays {name}: {not_made}")]);
     let time = replay_time_key(NOW, key);

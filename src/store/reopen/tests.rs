@@ -15,11 +15,21 @@ async fn store() -> (tempfile::TempDir, Store, AccountKey) {
     (directory, store, account)
 }
 
-fn adding(account: AccountKey, n: u64, memory: &NewMemory) -> AddMemory<'_> {
+/// The public id of the account's first key.
+fn key_id(store: &Store, account: AccountKey) -> String {
+    store.keys(account, NOW).unwrap()[0].id.to_string()
+}
+
+fn adding<'a>(
+    account: AccountKey,
+    key_id: &'a str,
+    n: u64,
+    memory: &'a NewMemory,
+) -> AddMemory<'a> {
     AddMemory {
         account,
         key_no: 1,
-        key_id: "key_000000000000",
+        key_id,
         memory,
         id: MemoryId::new(NOW.millis() + n, 1 << 60),
         cost: 2,
@@ -101,13 +111,14 @@ async fn a_request_in_flight_stays_in_flight() {
 #[tokio::test]
 async fn a_panic_leaves_nothing_half_done() {
     let (directory, store, account) = store().await;
+    let key_id = key_id(&store, account);
     let id = add(&store, account, 1, 1, 10).await;
     let panicking = store.clone();
     let task = tokio::spawn(async move {
         let memory = memory("a", 10);
         let respond = |_: &Added| -> String { panic!("a handler's mistake, on purpose") };
         let _ = panicking
-            .add_memory(adding(account, 2, &memory), respond)
+            .add_memory(adding(account, &key_id, 2, &memory), respond)
             .await;
     });
     assert!(task.await.unwrap_err().is_panic());
@@ -140,6 +151,7 @@ async fn a_panic_leaves_nothing_half_done() {
 async fn opening_anew_under_load_loses_nothing() {
     const ROUNDS: u64 = 30;
     let (directory, store, account) = store().await;
+    let key_id = key_id(&store, account);
     let (stop, serial) = (AtomicBool::new(false), AtomicU64::new(0));
     let writer = async || {
         let (mut added, mut unknown) = (Vec::new(), 0u64);
@@ -151,7 +163,10 @@ async fn opening_anew_under_load_loses_nothing() {
                 *id.lock().unwrap() = new.entry.clone();
                 String::new()
             };
-            match store.add_memory(adding(account, n, &memory), respond).await {
+            match store
+                .add_memory(adding(account, &key_id, n, &memory), respond)
+                .await
+            {
                 Ok(_) => added.push(id.into_inner().unwrap()),
                 Err(OpError::Store(StoreError::OutcomeUnknown)) => unknown += 1,
                 Err(OpError::Store(StoreError::Unavailable)) => store.opened().await,

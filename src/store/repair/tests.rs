@@ -238,10 +238,10 @@ async fn key_indexes_are_derived() {
     }
     // A key that is lost: what finds it is all that is left of it.
     leaves(&fixture, 3, |trees| {
-        drop(trees.keys.remove(first.0).unwrap())
+        drop(trees.keys.remove(first.0).unwrap());
     });
     leaves(&fixture, 2, |trees| {
-        drop(trees.keys.remove(second.0).unwrap())
+        drop(trees.keys.remove(second.0).unwrap());
     });
     leaves(&fixture, 3, |trees| {
         trees.keys.insert(second.0, vec![1, 2, 3]).unwrap();
@@ -249,13 +249,13 @@ async fn key_indexes_are_derived() {
     // One that says it is another account's, which never gave that number.
     leaves(&fixture, 3, |trees| {
         change(&trees.keys, &second.0, |key: &mut KeyRecord| {
-            key.account = fixture.al
+            key.account = fixture.al;
         });
     });
     // Two keys with one id.
     leaves(&fixture, 4, |trees| {
         change(&trees.keys, &second.0, |key: &mut KeyRecord| {
-            key.id = first_id.clone()
+            key.id = first_id.clone();
         });
     });
 }
@@ -268,20 +268,30 @@ async fn active_keys_are_derived() {
     let [(_, _), (second, _)] = fixture.keys;
     let listed = format!("users {bo}: its active keys were derived from its keys");
     let counters = format!("usage {bo}: its counters were derived anew");
-    mends(&fixture, Mended::AsBefore, &[listed.clone()], |trees| {
-        change(&trees.users, &fixture.bo.0, |bo: &mut AccountRecord| {
-            bo.active.clear()
-        });
-    });
-    mends(&fixture, Mended::AsBefore, &[listed.clone()], |trees| {
-        change(&trees.users, &fixture.bo.0, |bo: &mut AccountRecord| {
-            bo.active.push(ActiveKey {
-                no: 2,
-                hash: second,
+    mends(
+        &fixture,
+        Mended::AsBefore,
+        std::slice::from_ref(&listed),
+        |trees| {
+            change(&trees.users, &fixture.bo.0, |bo: &mut AccountRecord| {
+                bo.active.clear();
             });
-            bo.active.push(bo.active[0]);
-        });
-    });
+        },
+    );
+    mends(
+        &fixture,
+        Mended::AsBefore,
+        std::slice::from_ref(&listed),
+        |trees| {
+            change(&trees.users, &fixture.bo.0, |bo: &mut AccountRecord| {
+                bo.active.push(ActiveKey {
+                    no: 2,
+                    hash: second,
+                });
+                bo.active.push(bo.active[0]);
+            });
+        },
+    );
     mends(&fixture, Mended::AsBefore, &[counters], |trees| {
         change(&trees.usage, &fixture.bo.0, |usage: &mut Usage| {
             usage.shares.push(crate::domain::usage::Share::new(2, None));
@@ -290,7 +300,7 @@ async fn active_keys_are_derived() {
     // What a key has used is nowhere else than in its share.
     leaves(&fixture, 2, |trees| {
         change(&trees.usage, &fixture.bo.0, |usage: &mut Usage| {
-            usage.shares.clear()
+            usage.shares.clear();
         });
     });
 }
@@ -343,7 +353,7 @@ async fn counters_are_derived() {
         let key = memory_key(fixture.bo, fixture.short);
         trees.memories.insert(key, vec![1]).unwrap();
         change(&trees.usage, &fixture.bo.0, |usage: &mut Usage| {
-            usage.held = 2
+            usage.held = 2;
         });
     });
 }
@@ -398,7 +408,7 @@ async fn intents_are_settled() {
             .insert(key, encode(&intent).unwrap())
             .unwrap();
         change(&trees.users, &fixture.bo.0, |bo: &mut AccountRecord| {
-            bo.active.clear()
+            bo.active.clear();
         });
     });
     leaves(&fixture, 1, |trees| {
@@ -439,7 +449,7 @@ async fn aggregates_are_derived() {
     ];
     for damage in damages {
         mends(&fixture, Mended::Sound, &line, |trees| {
-            damage(trees, fixture.bo, stats)
+            damage(trees, fixture.bo, stats);
         });
     }
     let line = [format!("stats {al}: the aggregates were counted anew")];
@@ -565,11 +575,11 @@ async fn pieces_and_answers_are_swept() {
     });
     // An answer, or a memory, that cannot be read: its pieces may be its own.
     leaves(&fixture, 2, |trees| {
-        drop(trees.replays.insert(answer, vec![1]).unwrap())
+        drop(trees.replays.insert(answer, vec![1]).unwrap());
     });
     let key = memory_key(fixture.bo, long);
     leaves(&fixture, 2, |trees| {
-        drop(trees.memories.insert(key, vec![1]).unwrap())
+        drop(trees.memories.insert(key, vec![1]).unwrap());
     });
 }
 
@@ -581,11 +591,11 @@ async fn what_is_lost_stays_lost() {
     let (al, bo) = (fixture.al, fixture.bo);
     leaves(&fixture, 1, |trees| drop(trees.usage.remove(al.0).unwrap()));
     leaves(&fixture, 1, |trees| {
-        drop(trees.usage.insert(al.0, vec![9, 9]).unwrap())
+        drop(trees.usage.insert(al.0, vec![9, 9]).unwrap());
     });
     leaves(&fixture, 2, |trees| drop(trees.users.remove(al.0).unwrap()));
     leaves(&fixture, 3, |trees| {
-        drop(trees.users.insert(al.0, vec![1]).unwrap())
+        drop(trees.users.insert(al.0, vec![1]).unwrap());
     });
     leaves(&fixture, 1, |trees| {
         let key = memory_key(AccountKey::new(3_000, 9), fixture.short);

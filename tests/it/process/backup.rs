@@ -283,3 +283,23 @@ fn a_backup_beside_a_storm_is_whole() {
     assert_eq!(u64::try_from(listed).unwrap(), counted);
     process.stop();
 }
+
+/// Shows that `serve --every 24h --keep 7` makes a backup that is due at its start, and says so.
+#[test]
+fn a_server_backs_up_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    let args = ["--every", "24h", "--keep", "7", "--backup-dir", text(&out)];
+    let process = Process::start(&data, &args, &[]);
+    let line = process.log.wait_for("backed up to", PATIENCE).unwrap();
+    assert!(line.contains("memoryos-auto-"), "{line}");
+    let log = process.stop();
+    assert!(
+        log.contains("a backup every 1440 minutes, the newest 7 kept"),
+        "{log}"
+    );
+    let made = listing(&out);
+    assert_eq!(made.len(), 1);
+    let (code, _, errors) = restore(&made[0], &folder.path().join("restored"));
+    assert_eq!(code, 0, "{errors}");
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ADMIN, Process, memory, run, storm};
 
@@ -17,7 +17,7 @@ fn data() -> tempfile::TempDir {
     client.sign_up("bo@example.com", "Pro");
     let key = client.sign_up("al@example.com", "Pro");
     for length in [10, 20_000] {
-        let body = memory(&"x".repeat(length));
+        let body = sized(length);
         client
             .with_key(&key, "POST", "/memory", Some(&body))
             .expect(201);
@@ -31,6 +31,22 @@ fn with_tree(data: &Path, tree: &str, change: impl FnOnce(sled::Tree)) {
     let db = sled::open(data.join("db")).unwrap();
     change(db.open_tree(tree).unwrap());
     db.flush().unwrap();
+}
+
+/// A memory whose input has that many characters.
+fn sized(length: usize) -> Value {
+    let mut body = memory("sized");
+    body["input"] = "x".repeat(length).into();
+    body
+}
+
+/// Counts a writer as done, also when it fails: the checkers must end then.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 fn check(data: &Path, more: &[&str]) -> (i32, Vec<String>, String) {
@@ -173,8 +189,8 @@ fn checks_beside_64_clients_are_sound() {
         };
         let checkers = [scope.spawn(checker), scope.spawn(checker)];
         storm(&process, 64, |n, client| {
+            let _done = Done(&running);
             write_everything(client, &shared, n, ROUNDS);
-            running.fetch_sub(1, Ordering::Release);
         });
         let said = checkers.map(|checker| checker.join().unwrap());
         said.iter()
@@ -209,7 +225,7 @@ fn write_everything(client: &mut super::Client, shared: &str, n: usize, rounds: 
             (&own, 10),
             (&shared.to_owned(), 10),
         ] {
-            let body = memory(&"x".repeat(length)).to_string();
+            let body = sized(length).to_string();
             let name = format!("{n}-{round}-{}", ids.len());
             let headers = [("X-API-KEY", key.as_str()), ("Idempotency-Key", &*name)];
             for _ in 0..2 {

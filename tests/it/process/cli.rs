@@ -91,6 +91,9 @@ fn a_wrong_setting_ends_with_2_and_is_named() {
         (&["--cache-mib", "1"], &[], "--cache-mib"),
         (&["--idle-seconds", "0"], &[], "--idle-seconds"),
         (&["--no-such-flag"], &[], "--no-such-flag"),
+        (&["--every", "24"], &[], "BACKUP_EVERY"),
+        (&[], &[("BACKUP_EVERY", "daily")], "BACKUP_EVERY"),
+        (&["--keep", "0"], &[], "--backup-keep"),
         (&["--public-url", "example"], &[], "PUBLIC_URL"),
         (
             &[],

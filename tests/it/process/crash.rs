@@ -21,7 +21,6 @@ const WRITERS: usize = 16;
 const ACCOUNTS: usize = 4;
 /// What a read has debited may be lost for this long after its answer.
 const READS_MAY_BE_LOST: Duration = Duration::from_millis(500);
-const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long a process is stopped.
 const PAUSE: Duration = Duration::from_secs(20);
 
@@ -1146,7 +1145,6 @@ fn restart(data: &Path, workers: usize) -> (Process, Duration) {
     let env = &env[..if workers == "0" { 1 } else { 2 }];
     let process = Process::start(data, &[], env);
     let took = started.elapsed();
-    assert!(took < START_LIMIT, "the start took {took:?}");
     (process, took)
 }
 

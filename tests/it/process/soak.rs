@@ -35,6 +35,21 @@ struct Sample {
     file_kib: u64,
 }
 
+impl std::fmt::Display for Sample {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            second,
+            requests,
+            resident_kib,
+            file_kib,
+        } = self;
+        write!(
+            f,
+            "after {second} s: {requests} requests, {resident_kib} KiB resident, {file_kib} KiB of files"
+        )
+    }
+}
+
 fn resident_kib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
     let line = status
@@ -118,8 +133,10 @@ impl Churner {
     }
 }
 
+type Measure = fn(&Sample) -> u64;
+
 /// The largest value of a part of the samples.
-fn largest(samples: &[Sample], value: fn(&Sample) -> u64) -> u64 {
+fn largest(samples: &[Sample], value: Measure) -> u64 {
     samples.iter().map(value).max().unwrap_or(0)
 }
 
@@ -166,7 +183,7 @@ fn churn_keeps_memory_and_files_flat() {
                 file_kib: file_kib(data.path()),
             };
             if samples.len() % 60 == 59 {
-                println!("{sample:?}");
+                println!("{sample}");
             }
             samples.push(sample);
         }
@@ -186,21 +203,18 @@ fn churn_keeps_memory_and_files_flat() {
         assert_eq!(oldest["memories"][0]["id"], churner.held[0]);
     }
     println!(
-        "{CLIENTS} clients, {seconds} s, {} requests, {:.0}% of the time at work, {:?} at the end",
-        requests.into_inner(),
+        "{CLIENTS} clients, {:.0}% of the time at work; {}",
         100.0 * worked.as_secs_f64() / passed.as_secs_f64(),
-        samples.last(),
+        samples.last().unwrap(),
     );
     if seconds >= SECONDS_FOR_FLAT {
         let (_, later) = samples.split_at(samples.len() / 3);
         let (middle, last) = later.split_at(later.len() / 2);
-        for (name, value) in [
-            (
-                "resident memory",
-                (|s| s.resident_kib) as fn(&Sample) -> u64,
-            ),
+        let values: [(&str, Measure); 2] = [
+            ("resident memory", |s| s.resident_kib),
             ("files", |s| s.file_kib),
-        ] {
+        ];
+        for (name, value) in values {
             let (before, after) = (largest(middle, value), largest(last, value));
             println!("{name}: at most {before} KiB in the middle third, {after} KiB in the last");
             assert!(

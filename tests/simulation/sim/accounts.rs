@@ -1,0 +1,372 @@
+//! Sign-ups, keys, plans and lists, asked of the service and of the model.
+
+use std::collections::BTreeMap;
+
+use memoryos::app::{Caller, CreateKey, KeyAddress, OwnerName, SignUp, Target};
+use memoryos::domain::account::{AccountKey, Email};
+use memoryos::domain::key::{KeyId, Secret};
+use memoryos::domain::plan::Plan;
+use memoryos::domain::time::Timestamp;
+use memoryos::store::{AccountFilter, KeyRow};
+
+use super::{Sim, Step, fault, no};
+use crate::audit::{key_row, masked, numbers, row, same};
+use crate::calendar::Micros;
+use crate::model::{Account, Key, Money, Refused, Spent};
+use crate::operations::{Form, Owner, Who};
+
+impl Sim {
+    pub(super) async fn sign_up(&mut self, email: Option<&str>, plan: Plan) -> Step {
+        let request = SignUp {
+            // As a client may write it.
+            email: email.map(|email| Email::parse(&format!(" {}", email.to_uppercase())).unwrap()),
+            plan,
+        };
+        let found = self.app().sign_up(request).await.map_err(no);
+        let taken = email.is_some()
+            && self
+                .model
+                .accounts
+                .iter()
+                .any(|a| a.email.as_deref() == email);
+        let expected = if taken {
+            Err(Refused::UserExists)
+        } else {
+            Ok(())
+        };
+        let Some((made, ())) = self.agree("sign-up", found, expected)? else {
+            return Ok(());
+        };
+        let key = made.account.keys[0].clone();
+        let account_id = made.account.account_id.clone();
+        self.made(
+            made.account.account,
+            &account_id,
+            email,
+            plan,
+            (&key, &made.secret),
+            false,
+        )
+    }
+
+    /// Enters a new account with its first key into the model.
+    pub(super) fn made(
+        &mut self,
+        name: AccountKey,
+        id: &str,
+        email: Option<&str>,
+        plan: Plan,
+        (key, secret): (&KeyRow, &Secret),
+        admin: bool,
+    ) -> Step {
+        let (now, granted) = (self.now, crate::model::terms(plan).0);
+        let money = Money {
+            plan,
+            anchor: now,
+            cycle: 0,
+            granted,
+            used: 0,
+            ever: 0,
+            last: None,
+        };
+        let description = if admin {
+            "Initial account setup"
+        } else {
+            "Initial account creation"
+        };
+        let account = Account {
+            name,
+            id: email.map_or_else(|| name.anonymous_id(), str::to_owned),
+            email: email.map(str::to_owned),
+            created: now,
+            money,
+            keys: vec![new_key(key, secret, description, None, now)],
+            memories: Vec::new(),
+            newest: String::new(),
+            replays: BTreeMap::new(),
+            emptied: false,
+        };
+        same("a new account's id", &id, &account.id.as_str())?;
+        same("a new account's key", &row(key), &key_row(&account, 0, now))?;
+        self.model.accounts.push(account);
+        self.unflushed.clear();
+        Ok(())
+    }
+
+    pub(super) async fn new_key(
+        &mut self,
+        by: Option<Who>,
+        owner: &Owner,
+        plan: Option<Plan>,
+    ) -> Step {
+        let caller = match by {
+            None => Caller::Admin,
+            Some(by) => match self.principal(by)? {
+                Some(principal) => Caller::Key(principal),
+                None => return Ok(()),
+            },
+        };
+        let request = CreateKey {
+            owner: match owner {
+                Owner::Nobody => None,
+                Owner::Email(email) => Some(OwnerName::Email(Email::parse(email).unwrap())),
+                Owner::Account(id) => Some(OwnerName::AccountId(id.clone())),
+            },
+            plan,
+            description: None,
+        };
+        let found = self.app().create_key(&caller, request).await.map_err(no);
+        let accounts = &self.model.accounts;
+        let named = match owner {
+            Owner::Nobody => None,
+            Owner::Email(id) | Owner::Account(id) => Some(id),
+        };
+        let position = named.map(|id| accounts.iter().position(|account| account.id == *id));
+        let account = match (by, position) {
+            (Some(by), None) => Ok(Some(by.0)),
+            (Some(by), Some(at)) if at == Some(by.0) => Ok(Some(by.0)),
+            (Some(_), Some(_)) => Err(Refused::NotYours),
+            (None, None) => Err(Refused::NoOwner),
+            (None, Some(Some(at))) => Ok(Some(at)),
+            (None, Some(None)) if matches!(owner, Owner::Email(_)) => Ok(None),
+            (None, Some(None)) => Err(Refused::NoSuchUser),
+        };
+        let now = self.now;
+        let expected = account.and_then(|at| match at {
+            None => Ok((None, None)),
+            Some(at) => accounts[at]
+                .cap(by.map(|by| by.1), plan)
+                .map(|cap| (Some(at), cap)),
+        });
+        let Some((made, (at, cap))) = self.agree("new key", found, expected)? else {
+            return Ok(());
+        };
+        self.unflushed.clear();
+        let Some(at) = at else {
+            let plan = plan.unwrap_or(Plan::Free);
+            same("plan of a new account", &made.plan, &plan)?;
+            let (name, email) = (made.key.account, named.map(String::as_str));
+            return self.made(
+                name,
+                &made.account_id,
+                email,
+                plan,
+                (&made.key, &made.secret),
+                true,
+            );
+        };
+        let account = &mut self.model.accounts[at];
+        account
+            .keys
+            .push(new_key(&made.key, &made.secret, "API key", cap, now));
+        let key = account.keys.len() - 1;
+        same("account of a new key", &made.account_id, &account.id)?;
+        same("new key", &row(&made.key), &key_row(account, key, now))?;
+        same(
+            "plan of a new key",
+            &made.plan,
+            &account.numbers(key, now).plan,
+        )
+    }
+
+    pub(super) async fn revoke(&mut self, by: Option<Who>, key: Who, form: Form) -> Step {
+        let caller = match by {
+            None => Caller::Admin,
+            // A request with a revoked key ends before this.
+            Some(by) if self.model.accounts[by.0].keys[by.1].revoked.is_some() => {
+                return self.principal(by).map(drop);
+            }
+            Some(by) => Caller::Key(self.principal(by)?.unwrap()),
+        };
+        let target = &self.model.accounts[key.0].keys[key.1];
+        let text = match form {
+            Form::KeyId => target.id.clone(),
+            Form::Masked => masked(&target.secret),
+            Form::Secret => target.secret.clone(),
+            Form::AccountId | Form::Unknown => "key_000000000000".to_owned(),
+        };
+        let found = self
+            .app()
+            .revoke_key(&caller, KeyAddress::parse(text))
+            .await
+            .map_err(no);
+        let own = by.is_none_or(|by| by.0 == key.0);
+        let now = self.now;
+        let expected = match form {
+            Form::AccountId | Form::Unknown => Err(Refused::NoSuchKey),
+            Form::Secret if !own => Err(Refused::NotYours),
+            _ if !own => Err(Refused::NoSuchKey),
+            _ => self.model.accounts[key.0].revoke(key.1, by.is_none(), now),
+        };
+        let Some((revoked, at)) = self.agree("revoke", found, expected)? else {
+            return Ok(());
+        };
+        self.unflushed.clear();
+        let account = &self.model.accounts[key.0];
+        same(
+            "revoked at",
+            &revoked.key.revoked_at.map(Timestamp::micros),
+            &Some(at),
+        )?;
+        same(
+            "revoked key",
+            &row(&revoked.key),
+            &key_row(account, key.1, now),
+        )?;
+        // I6: from the answer on.
+        self.principal(key).map(drop)
+    }
+
+    pub(super) async fn keys(&mut self, by: Who, all: bool) -> Step {
+        let Some(principal) = self.principal(by)? else {
+            return Ok(());
+        };
+        let (account, keys) = self.app().keys_of(&principal, all).await.map_err(fault)?;
+        let model = &self.model.accounts[by.0];
+        same("account of the keys", &account.account_id, &model.id)?;
+        let found: Vec<_> = keys.iter().map(row).collect();
+        let listed = (0..model.keys.len()).filter(|key| all || model.keys[*key].revoked.is_none());
+        let expected: Vec<_> = listed.map(|key| key_row(model, key, self.now)).collect();
+        self.answered("2xx");
+        same("keys", &found, &expected)
+    }
+
+    pub(super) async fn all_keys(&mut self, all: bool, skip: usize, limit: usize) -> Step {
+        let found = self.app().all_keys(all, skip as u64, limit as u64).await;
+        let (rows, total) = found.map_err(fault)?;
+        let mut expected = Vec::new();
+        for account in self.in_order() {
+            for (at, key) in account.keys.iter().enumerate() {
+                if all || key.revoked.is_none() {
+                    expected.push((account.id.clone(), key_row(account, at, self.now)));
+                }
+            }
+        }
+        let found: Vec<_> = rows
+            .iter()
+            .map(|(a, key)| (a.account_id.clone(), row(key)))
+            .collect();
+        same("number of all keys", &total, &(expected.len() as u64))?;
+        let expected: Vec<_> = expected.into_iter().skip(skip).take(limit).collect();
+        self.answered("2xx");
+        same("all keys", &found, &expected)
+    }
+
+    /// The accounts as lists show them: oldest first; what was made in one millisecond, by name.
+    pub(super) fn in_order(&self) -> Vec<&Account> {
+        let mut accounts: Vec<&Account> = self.model.accounts.iter().collect();
+        accounts.sort_by_key(|account| (account.created.div_euclid(1_000), account.name));
+        accounts
+    }
+
+    pub(super) async fn accounts(
+        &mut self,
+        contains: Option<&str>,
+        skip: usize,
+        limit: usize,
+    ) -> Step {
+        let filter = AccountFilter {
+            contains: contains.map(str::to_owned),
+        };
+        let page = self
+            .app()
+            .accounts(filter, skip as u64, limit as u64)
+            .await
+            .map_err(fault)?;
+        let needle = contains.unwrap_or_default().to_lowercase();
+        let mut fit = self.in_order();
+        fit.retain(|account| account.id.to_lowercase().contains(&needle));
+        let active = fit.iter().filter(|account| account.active() > 0).count();
+        same(
+            "accounts",
+            &(page.total, page.active),
+            &(fit.len() as u64, active as u64),
+        )?;
+        let found: Vec<_> = page
+            .rows
+            .iter()
+            .map(|r| {
+                (
+                    r.account_id.clone(),
+                    r.email.clone(),
+                    r.active,
+                    numbers(&r.usage.balance()),
+                )
+            })
+            .collect();
+        let shown = |a: &&Account| {
+            let mut account = (*a).clone();
+            // The account's own numbers are those of a key without a cap.
+            account.keys[0].cap = None;
+            (
+                a.id.clone(),
+                a.email.clone(),
+                a.active() > 0,
+                account.numbers(0, self.now),
+            )
+        };
+        let expected: Vec<_> = fit.iter().skip(skip).take(limit).map(shown).collect();
+        self.answered("2xx");
+        same("accounts listed", &found, &expected)
+    }
+
+    pub(super) async fn plan(&mut self, at: usize, form: Form, plan: Plan) -> Step {
+        let account = &self.model.accounts[at];
+        let target = match form {
+            Form::KeyId => account.keys[0].id.clone(),
+            Form::Secret => account.keys[0].secret.clone(),
+            Form::AccountId => account.id.clone(),
+            Form::Masked | Form::Unknown => "acct_nobody".to_owned(),
+        };
+        let found = self
+            .app()
+            .change_plan(&Target::parse(target), plan)
+            .await
+            .map_err(no);
+        let expected = match form {
+            Form::Masked | Form::Unknown => Err(Refused::NoSuchUser),
+            _ => Ok(()),
+        };
+        let Some((found, ())) = self.agree("plan", found, expected)? else {
+            return Ok(());
+        };
+        self.unflushed.clear();
+        let account = &mut self.model.accounts[at];
+        let before = account.change_plan(plan, self.now);
+        same(
+            "plan before",
+            &(found.account_id, found.previous),
+            &(account.id.clone(), before),
+        )?;
+        let money = account.money;
+        same(
+            "after a plan change",
+            &(
+                found.usage.plan,
+                found.usage.granted,
+                found.usage.used,
+                found.usage.used_ever,
+            ),
+            &(money.plan, money.granted, money.used, money.ever),
+        )
+    }
+}
+
+fn new_key(
+    row: &KeyRow,
+    secret: &Secret,
+    description: &'static str,
+    cap: Option<Plan>,
+    now: Micros,
+) -> Key {
+    assert!(KeyId::parse(row.id.as_str()).is_some());
+    Key {
+        secret: secret.reveal().to_owned(),
+        id: row.id.to_string(),
+        description,
+        cap,
+        created: now,
+        revoked: None,
+        spent: Spent::default(),
+    }
+}
