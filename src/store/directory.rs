@@ -270,22 +270,24 @@ impl DataDirectory {
         let now = u64::try_from(space.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if now.saturating_sub(space.looked_ms.load(Ordering::Relaxed)) >= SPACE_LOOK_MS {
             space.looked_ms.store(now, Ordering::Relaxed);
-            let enough = self.free_bytes().is_none_or(|free| free > reserve_bytes);
-            if space.enough.swap(enough, Ordering::Relaxed) != enough {
-                if enough {
-                    log::warn!(
-                        "there is space again on the disk of {}: writes go on",
-                        self.display()
-                    );
-                } else {
-                    log::error!(
-                        "the disk of {} is full: writes stop until it is not",
-                        self.display()
-                    );
-                }
-            }
+            self.look_for_space(reserve_bytes);
         }
         space.enough.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether there is more free space than `reserve_bytes` now; 0 is always enough.
+    pub(super) fn look_for_space(&self, reserve_bytes: u64) {
+        let is_enough = |free| free > reserve_bytes;
+        let enough = reserve_bytes == 0 || self.free_bytes().is_none_or(is_enough);
+        if self.space.enough.swap(enough, Ordering::Relaxed) == enough {
+            return;
+        }
+        let directory = self.display();
+        if enough {
+            log::warn!("there is space again on the disk of {directory}: writes go on");
+        } else {
+            log::error!("the disk of {directory} is full: writes stop until it is not");
+        }
     }
 
     /// Tries whether the disk takes writes, with a small file, and has more free space than `reserve_bytes`.

@@ -374,6 +374,7 @@ impl Inner {
         };
         let trees = Trees::open(&db).map_err(|error| damaged(error.to_string()))?;
         directory::prove_durable(&db, &trees.meta, directory)?;
+        directory.look_for_space(options.reserve_bytes);
         let committer = Committer::start(db.clone(), Arc::clone(alarm), options.on_hung_disk)
             .map_err(|error| damaged(error.to_string()))?;
         let inner = Self {
@@ -400,7 +401,7 @@ impl Inner {
     /// Says whether anything may be written: the disk is not about to be full, and has not failed.
     fn takes_writes(&self) -> Result<(), StoreError> {
         let reserve = self.reserve_bytes.load(Ordering::Relaxed);
-        if reserve > 0 && !self.directory.has_space(reserve) {
+        if !self.directory.has_space(reserve) {
             return Err(StoreError::Full);
         }
         if self.committer.is_poisoned() {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
 use memoryos::clock::{Clock, ManualClock};
@@ -170,10 +170,11 @@ impl Server {
         self.stop = None;
         self.task.take().unwrap().await.unwrap().unwrap();
         // The directory is free when the last task has let go of the store; asking again is waiting.
-        for _ in 0..1_000 {
+        let until = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < until {
             match self.start().await {
                 Ok(()) => return,
-                Err(_) => tokio::task::yield_now().await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
         self.start().await.unwrap();

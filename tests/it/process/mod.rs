@@ -66,9 +66,14 @@ impl Log {
     }
 }
 
+/// The binary under test: cargo's, or the one that `MEMORYOS_BIN` names.
+fn binary() -> String {
+    std::env::var("MEMORYOS_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_memoryos").to_owned())
+}
+
 /// A command of the binary under test, with a clean environment.
 fn memoryos(args: &[&str], env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_memoryos"));
+    let mut command = Command::new(binary());
     command
         .args(args)
         .env_clear()
