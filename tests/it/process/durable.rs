@@ -86,7 +86,7 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
     let mut command = Command::new("strace");
     command
         .args(["-f", "-s", "20", "-e", CALLS, "-o", trace.to_str().unwrap()])
-        .args([&super::binary(), "--port", "0", "--data-dir"])
+        .args([super::binary().as_str(), "--port", "0", "--data-dir"])
         .arg(&data)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
