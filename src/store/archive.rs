@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Numbers are big-endian. The level, the window and the size of what the compressor is given at a time
-//! are fixed and it runs on one thread, so that equal records are equal bytes after the header, from the
+//! are fixed and it is one thread, so that equal records are equal bytes after the header, from the
 //! same release. The SHA-256 of the records names what was backed up, whatever compressed it; that of
 //! the frame covers what a decompressor does not look at. None of them proves who wrote the file.
 
@@ -17,6 +17,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use sha2::{Digest, Sha256};
 
@@ -46,6 +48,8 @@ const LEVEL: i32 = 3;
 const WINDOW_LOG: u32 = 21;
 /// What the compressor is given at a time, and the buffers of reading.
 const CHUNK_BYTES: usize = 128 << 10;
+/// How many of those may wait for it: 32 MiB, an account of 50,000 memories.
+const CHUNKS_WAITING: usize = 256;
 /// Longest key: nothing in the store has one beyond 43 bytes.
 const KEY_BYTES_MAX: usize = 64;
 
@@ -178,14 +182,73 @@ pub(super) enum PutError {
     Record(#[from] StoreError),
 }
 
+/// Compresses on a thread of its own what is written to it, so that who reads records under a lock waits
+/// for neither the compressor nor the disk, unless [`CHUNKS_WAITING`] are ahead of them.
+struct Compressor<W: Write> {
+    chunks: Option<SyncSender<Vec<u8>>>,
+    thread: Option<JoinHandle<io::Result<Tally<W>>>>,
+}
+
+impl<W: Write + Send + 'static> Compressor<W> {
+    fn start(mut encoder: zstd::Encoder<'static, Tally<W>>) -> io::Result<Self> {
+        let (chunks, waiting) = sync_channel::<Vec<u8>>(CHUNKS_WAITING);
+        let compress = move || {
+            for chunk in waiting {
+                encoder.write_all(&chunk)?;
+            }
+            encoder.finish()
+        };
+        let thread = std::thread::Builder::new().name("compressor".to_owned());
+        Ok(Self {
+            chunks: Some(chunks),
+            thread: Some(thread.spawn(compress)?),
+        })
+    }
+}
+
+impl<W: Write> Compressor<W> {
+    /// Waits until everything is compressed and written, or tells what went wrong.
+    fn end(&mut self) -> io::Result<Tally<W>> {
+        drop(self.chunks.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended
+            .and_then(Result::ok)
+            .unwrap_or_else(|| Err(io::Error::other("the compressor has ended")))
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.chunks.as_ref().map(|to| to.send(bytes.to_vec()));
+        if !matches!(sent, Some(Ok(()))) {
+            // It ends before it was asked to only if it could not write.
+            self.end()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Given up before its end, it leaves no thread behind that still writes.
+impl<W: Write> Drop for Compressor<W> {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            drop(self.end());
+        }
+    }
+}
+
 /// A backup that is being written.
 pub(super) struct Writer<W: Write> {
-    out: BufWriter<Tally<zstd::Encoder<'static, Tally<W>>>>,
+    out: BufWriter<Tally<Compressor<W>>>,
     sequence: Sequence,
     contents: BackupContents,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write + Send + 'static> Writer<W> {
     /// Writes the header.
     pub(super) fn start(mut out: W, at: Timestamp) -> io::Result<Self> {
         let named = [
@@ -201,7 +264,7 @@ impl<W: Write> Writer<W> {
         encoder.window_log(WINDOW_LOG)?;
         Ok(Self {
             // What the compressor is given at a time depends on this buffer only.
-            out: BufWriter::with_capacity(CHUNK_BYTES, Tally::new(encoder)),
+            out: BufWriter::with_capacity(CHUNK_BYTES, Tally::new(Compressor::start(encoder)?)),
             sequence: Sequence::default(),
             contents: BackupContents::default(),
         })
@@ -237,8 +300,8 @@ impl<W: Write> Writer<W> {
             .out
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        let (encoder, bytes, sha256) = tally.end();
-        let (mut out, packed_bytes, packed_sha256) = encoder.finish()?.end();
+        let (mut compressor, bytes, sha256) = tally.end();
+        let (mut out, packed_bytes, packed_sha256) = compressor.end()?.end();
         let contents = BackupContents {
             bytes,
             sha256,
