@@ -55,6 +55,19 @@ pub struct Usage {
     pub intents: Vec<Intent>,
 }
 
+/// What of a usage only grows, or changes for a reason only; see [`Usage::mark`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    plan: Plan,
+    cycle: u32,
+    granted: u64,
+    used_ever: u64,
+    newest: MemoryId,
+    next_op: u64,
+    next_key_no: KeyNo,
+    is_whole: bool,
+}
+
 /// What was done with one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
@@ -398,6 +411,60 @@ impl Usage {
         previous
     }
 
+    /// Returns what a step may not turn back, for [`Self::broken_since`].
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark {
+            plan: self.plan,
+            cycle: self.cycle,
+            granted: self.granted,
+            used_ever: self.used_ever,
+            newest: self.newest,
+            next_op: self.next_op,
+            next_key_no: self.next_key_no,
+            is_whole: self.broken_rule().is_none(),
+        }
+    }
+
+    /// Returns the rule that a step since the mark has broken, if it has broken one: a mistake of ours, and
+    /// what it made must not be kept. A record that was broken before is not held against the step.
+    #[must_use]
+    pub fn broken_since(&self, mark: &Mark) -> Option<&'static str> {
+        let same_cycle = self.cycle == mark.cycle;
+        if self.cycle < mark.cycle {
+            Some("a billing cycle began again")
+        } else if same_cycle && self.plan == mark.plan && self.granted != mark.granted {
+            Some("credits were granted within a cycle")
+        } else if self.used_ever < mark.used_ever {
+            Some("a debit was taken back")
+        } else if self.newest < mark.newest
+            || self.next_op < mark.next_op
+            || self.next_key_no < mark.next_key_no
+        {
+            Some("a number would be given again")
+        } else {
+            self.broken_rule().filter(|_| mark.is_whole)
+        }
+    }
+
+    fn broken_rule(&self) -> Option<&'static str> {
+        let sum = |of: fn(&Share) -> u64| {
+            let parts = self.shares.iter().map(of);
+            parts.fold(0, u64::saturating_add)
+        };
+        if self.used > self.granted {
+            Some("more credits are used than granted")
+        } else if sum(|share| share.used) > self.used {
+            Some("the keys used more credits than the account")
+        } else if sum(|share| share.held) > self.held {
+            Some("the keys hold more memories than the account")
+        } else if self.intents.len() > INTENTS_MAX {
+            Some("too many writes are under way")
+        } else {
+            None
+        }
+    }
+
     /// Returns the share of a key.
     #[must_use]
     pub fn share(&self, key_no: KeyNo) -> Option<&Share> {
@@ -633,5 +700,44 @@ mod tests {
         balance.credits_remaining = 24;
         balance.memory_count = 91;
         assert!(balance.credits_low() && balance.memory_nearly_full());
+    }
+
+    #[test]
+    fn a_step_that_breaks_a_rule_is_seen() {
+        // Shows each rule with a mistake that breaks it, and that honest steps break none.
+        let now = at(0);
+        let mut usage = usage(Plan::Free, &[None]);
+        let mark = usage.mark();
+        usage.debit(1, 2, now).unwrap();
+        let (_, _) = usage
+            .begin_add(1, MemoryId::new(5, 5), 2, None, now)
+            .unwrap();
+        usage.change_plan(Plan::Pro, now);
+        assert_eq!(usage.broken_since(&mark), None);
+        type Mistake = fn(&mut Usage);
+        let mistakes: [(&str, Mistake); 9] = [
+            ("more credits are used", |u| u.used = u.granted + 1),
+            ("the keys used more", |u| u.shares[0].used = u.used + 1),
+            ("the keys hold more", |u| u.held = 0),
+            ("granted within a cycle", |u| u.granted += 1),
+            ("cycle began again", |u| u.cycle = 2),
+            ("taken back", |u| u.used_ever -= 1),
+            ("given again", |u| u.next_op -= 1),
+            ("given again", |u| u.newest = MemoryId::default()),
+            ("given again", |u| u.next_key_no -= 1),
+        ];
+        usage.cycle = 3;
+        for (words, mistake) in mistakes {
+            let mark = usage.mark();
+            let mut broken = usage.clone();
+            mistake(&mut broken);
+            let rule = broken.broken_since(&mark).unwrap_or_default();
+            assert!(rule.contains(words), "{words:?} is not in {rule:?}");
+        }
+        // Broken before: the next step is not to blame, and the account goes on.
+        usage.used = usage.granted + 1;
+        let mark = usage.mark();
+        usage.debit(1, 0, now).unwrap();
+        assert_eq!(usage.broken_since(&mark), None);
     }
 }

@@ -136,8 +136,13 @@ impl Inner {
                     .filter(|op| self.locks.is_done(account, *op)),
             );
             usage.settle(|op| settled.contains(&op));
-            let before = usage.cycle;
+            let (before, mark) = (usage.cycle, usage.mark());
             let result = step(&mut usage).map_err(SwapError::Refused)?;
+            // Always on: what breaks a rule is never written.
+            if let Some(rule) = usage.broken_since(&mark) {
+                let id = account.anonymous_id();
+                return Err(StoreError::Corrupt(format!("a step on {id}: {rule}")).into());
+            }
             cycle = (usage.cycle != before).then_some(usage.cycle);
             Ok((Some(encode(&usage)?), result))
         })?;
