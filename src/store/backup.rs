@@ -1,9 +1,9 @@
 //! A backup of a store, while it is used: account by account, each as it was at one moment.
 //!
 //! An account's lock is held alone while its records are read, so every write of it is complete; only
-//! its own requests wait, and those of the few accounts that share the lock: 3 s for a million memories
-//! on a core that does nothing else. Nothing is held for longer, nothing is kept in memory but a record and the
-//! compressor's window. What was read may not be on the disk yet: it is flushed before the footer is
+//! its own requests wait, and those of the few accounts that share the lock: about 2 s for a million
+//! memories. It is compressed and written on another thread, 32 MiB behind at most; nothing else is kept
+//! in memory. What was read may not be on the disk yet: it is flushed before the footer is
 //! written, so that a backup never holds what a crash can still undo. What the records are, and in
 //! which order, is in `sequence.rs`; the file in `archive.rs` and `backup_file.rs`.
 
@@ -68,8 +68,8 @@ pub enum BackupError {
 impl Store {
     /// Writes a backup of all accounts to a new file, as of `now`. Blocks for as long as that takes.
     ///
-    /// Whatever else goes on, but an account's own debits and writes while it is read. It holds every write that was acknowledged
-    /// before it began, each account as it was at one moment between its beginning and its end, and
+    /// Whatever else goes on, but an account's own debits and writes while it is read. It holds every write
+    /// that was acknowledged before it began, each account as it was at one moment between its beginning and its end, and
     /// nothing that a crash can undo.
     ///
     /// # Errors
