@@ -418,6 +418,9 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // A file that may not grow (`ulimit -f`) is an error of its write then, not the end of the process.
+    let file_size = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
+    drop(file_size);
     let (stop, stopped) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         tokio::select! {

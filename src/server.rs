@@ -32,12 +32,16 @@ const HEADER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 256;
 /// The part of the drain time that is kept for the last flush.
 const FLUSH_WAIT: Duration = Duration::from_millis(500);
+/// The drain time when the database is lost.
+const LOST_DRAIN: Duration = Duration::from_secs(1);
 /// How often the watchdog of a connection looks.
 const WATCH_TICK: Duration = Duration::from_millis(500);
 /// How long after a failed attempt the database is first tried to be opened anew, and longest time between
 /// two attempts.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
 const REOPEN_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long attempts may go on after the old database was closed; reads have stopped too by then.
+const CLOSED_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for a database that is being opened anew.
 const OPENING_WAIT: Duration = Duration::from_secs(10);
 /// The path that never waits.
@@ -94,6 +98,9 @@ pub enum EndError {
     /// After a failure the database could not be opened anew.
     #[error("the database could not be opened anew after a failure: {0}")]
     Reopen(#[from] OpenError),
+    /// After a failure the disk did not let it be opened anew for a minute.
+    #[error("after a failure the disk does not let the database be opened anew: {0}")]
+    Closed(String),
     /// Opening it anew was interrupted.
     #[error("opening the database anew was interrupted; see the log")]
     Interrupted,
@@ -277,6 +284,12 @@ impl Server {
         drop(listener);
         log::info!("stopping: requests under way get {} s", drain.as_secs());
         stopping.store(true, Ordering::Relaxed);
+        // Without a database there is nothing to wait for but answers that say so.
+        let drain = if ended.is_some() {
+            drain.min(LOST_DRAIN)
+        } else {
+            drain
+        };
         let drained = tokio::time::timeout(drain.saturating_sub(FLUSH_WAIT), graceful.shutdown());
         if drained.await.is_err() {
             log::warn!("connections were still open after the drain time; they are cut");
@@ -327,10 +340,10 @@ fn without_delay(stream: TcpStream) -> TcpStream {
 async fn keep_open(store: Store) -> EndError {
     loop {
         store.failed().await;
-        let (mut wait, mut told) = (REOPEN_AFTER, String::new());
+        let (mut closed_at, mut wait, mut told) = (None, REOPEN_AFTER, String::new());
         loop {
             let reopening = store.clone();
-            match tokio::task::spawn_blocking(move || reopening.reopen()).await {
+            let why = match tokio::task::spawn_blocking(move || reopening.reopen()).await {
                 Ok(Ok(Reopened::NotNeeded)) => break,
                 Ok(Ok(Reopened::Settled(settled))) => {
                     log::warn!(
@@ -338,14 +351,20 @@ async fn keep_open(store: Store) -> EndError {
                     );
                     break;
                 }
-                Ok(Ok(Reopened::NotYet(why))) => {
-                    if why != told {
-                        log::warn!("the database cannot be opened anew yet: {why}");
-                        told = why;
+                Ok(Ok(Reopened::NotYet(why))) => why,
+                Ok(Ok(Reopened::Closed(why))) => {
+                    let closed_at = *closed_at.get_or_insert_with(Instant::now);
+                    if closed_at.elapsed() >= CLOSED_MAX {
+                        return EndError::Closed(why);
                     }
+                    why
                 }
                 Ok(Err(error)) => return error.into(),
                 Err(_) => return EndError::Interrupted,
+            };
+            if why != told {
+                log::warn!("the database cannot be opened anew yet: {why}");
+                told = why;
             }
             tokio::time::sleep(wait).await;
             wait = wait.saturating_mul(2).min(REOPEN_WAIT_MAX);

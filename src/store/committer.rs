@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::watchdog::{self, Flushing};
+use super::watchdog::{self, Flushing, TICKS_MAX};
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
 const TICK: Duration = Duration::from_millis(200);
@@ -70,10 +70,15 @@ impl Committer {
             })?;
         let (stop, stopped) = channel();
         let state = Arc::clone(&shared);
-        watchdog::start(Arc::clone(&shared.flushing), stopped, move || {
-            poison(&state, &"a flush has not ended for 10 s");
-            on_hung();
-        })?;
+        watchdog::start(
+            Arc::clone(&shared.flushing),
+            stopped,
+            TICKS_MAX,
+            move || {
+                poison(&state, &"a flush has not ended for 10 s");
+                on_hung();
+            },
+        )?;
         Ok(Self {
             shared,
             queue: Some(queue),

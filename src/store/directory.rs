@@ -13,7 +13,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -119,6 +119,7 @@ struct Space {
     started: Instant,
     looked_ms: AtomicU64,
     enough: AtomicBool,
+    gone: AtomicBool,
 }
 
 /// A data directory that this process has to itself.
@@ -127,7 +128,7 @@ pub(super) struct DataDirectory {
     path: PathBuf,
     space: Space,
     /// Holds the lock until it is dropped.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDirectory {
@@ -174,8 +175,9 @@ impl DataDirectory {
                     started: Instant::now(),
                     looked_ms: AtomicU64::new(0),
                     enough: AtomicBool::new(true),
+                    gone: AtomicBool::new(false),
                 },
-                _lock: lock,
+                lock,
             },
             contents,
         ))
@@ -247,6 +249,13 @@ impl DataDirectory {
         sync_directory(&self.path)
     }
 
+    /// Bytes of the database's files; 0 if they cannot be looked at.
+    pub(super) fn database_bytes(&self) -> u64 {
+        let entries = fs::read_dir(self.database_path()).into_iter().flatten();
+        let sizes = entries.flatten().flat_map(|entry| entry.metadata());
+        sizes.fold(0, |sum, file| sum.saturating_add(file.len()))
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -275,8 +284,32 @@ impl DataDirectory {
         space.enough.load(Ordering::Relaxed)
     }
 
-    /// Looks whether there is more free space than `reserve_bytes` now; 0 is always enough.
+    /// Says whether the directory was found removed, moved away or replaced when it was last looked at: what is
+    /// written goes to files that nobody will find again.
+    pub(super) fn is_gone(&self) -> bool {
+        self.space.gone.load(Ordering::Relaxed)
+    }
+
+    fn look_for_itself(&self) {
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let held = self.lock.metadata().map(identity);
+        let found = fs::metadata(self.path.join(LOCK_FILE)).map(identity);
+        let gone = !matches!((held, found), (Ok(held), Ok(found)) if held == found);
+        if self.space.gone.swap(gone, Ordering::Relaxed) == gone {
+            return;
+        }
+        let directory = self.display();
+        if gone {
+            log::error!("{directory} was removed or moved away: writes stop");
+        } else {
+            log::warn!("{directory} is there again: writes go on");
+        }
+    }
+
+    /// Looks whether there is more free space than `reserve_bytes` now; 0 is always enough. And whether the
+    /// directory is still there.
     pub(super) fn look_for_space(&self, reserve_bytes: u64) {
+        self.look_for_itself();
         let is_enough = |free| free > reserve_bytes;
         let enough = reserve_bytes == 0 || self.free_bytes().is_none_or(is_enough);
         if self.space.enough.swap(enough, Ordering::Relaxed) == enough {
@@ -399,10 +432,7 @@ pub(super) fn prove_durable(
     directory: &DataDirectory,
 ) -> Result<(), OpenError> {
     let path = directory.display();
-    let damaged = |error: sled::Error| OpenError::Damaged {
-        path: path.clone(),
-        reason: error.to_string(),
-    };
+    let damaged = |error| OpenError::of_database(directory.path(), error);
     let before = durable::flushes();
     let probes = meta
         .get(PROBE)

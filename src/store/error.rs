@@ -34,6 +34,30 @@ impl StoreError {
     }
 }
 
+impl OpenError {
+    /// Returns the error for what the database said when it was opened.
+    pub(super) fn of_database(path: &std::path::Path, error: sled::Error) -> Self {
+        let path = path.display().to_string();
+        match error {
+            sled::Error::Io(source) => Self::Directory { path, source },
+            error => Self::Damaged {
+                path,
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// Says whether the disk is to blame and not what is on it: another attempt may end otherwise.
+    #[must_use]
+    pub const fn is_disk_failure(&self) -> bool {
+        match self {
+            Self::Directory { .. } => true,
+            Self::Recovery { source, .. } => source.is_disk_failure(),
+            _ => false,
+        }
+    }
+}
+
 /// Why a data directory could not be opened. Each is one line for the operator; nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -126,7 +126,7 @@ struct Handle {
     /// `None` while the database is being opened anew.
     inner: RwLock<Option<Arc<Inner>>>,
     /// Whether there is a database, for those who wait for it.
-    open: watch::Sender<bool>,
+    state: watch::Sender<State>,
     /// Rung when writes are stopped by a failure.
     alarm: Arc<Notify>,
     /// Idempotency keys of requests that are being answered.
@@ -134,6 +134,16 @@ struct Handle {
     options: Options,
     /// Last, so that the directory's lock is freed after the files are closed.
     directory: Arc<DataDirectory>,
+}
+
+/// Whether there is a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// There will be one in a moment.
+    Opening,
+    /// The attempt to open it anew failed.
+    Closed,
 }
 
 /// The open database. Each operation holds it from its beginning to its end.
@@ -234,7 +244,7 @@ impl Store {
         };
         let handle = Handle {
             inner: RwLock::new(Some(Arc::new(inner))),
-            open: watch::Sender::new(true),
+            state: watch::Sender::new(State::Open),
             alarm,
             in_flight: Mutex::default(),
             options,
@@ -283,7 +293,11 @@ impl Store {
     ///
     /// [`StoreError::OutcomeUnknown`] if the disk failed, now or before.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        let flushed = self.inner()?.committer.flushed().await;
+        let inner = self.inner()?;
+        if self.0.directory.is_gone() {
+            return Err(StoreError::OutcomeUnknown);
+        }
+        let flushed = inner.committer.flushed().await;
         flushed.map_err(|_| StoreError::OutcomeUnknown)
     }
 
@@ -368,15 +382,12 @@ impl Inner {
         damage: OnDamage,
     ) -> Result<(Self, u64), OpenError> {
         let db = directory.open_database(options.cache_bytes)?;
-        let damaged = |reason: String| OpenError::Damaged {
-            path: directory.display(),
-            reason,
-        };
-        let trees = Trees::open(&db).map_err(|error| damaged(error.to_string()))?;
+        let of_database = |error| OpenError::of_database(directory.path(), error);
+        let trees = Trees::open(&db).map_err(of_database)?;
         directory::prove_durable(&db, &trees.meta, directory)?;
         directory.look_for_space(options.reserve_bytes);
         let committer = Committer::start(db.clone(), Arc::clone(alarm), options.on_hung_disk)
-            .map_err(|error| damaged(error.to_string()))?;
+            .map_err(|error| directory::failed(directory.path(), error))?;
         let inner = Self {
             committer,
             trees,
@@ -404,7 +415,7 @@ impl Inner {
         if !self.directory.has_space(reserve) {
             return Err(StoreError::Full);
         }
-        if self.committer.is_poisoned() {
+        if self.committer.is_poisoned() || self.directory.is_gone() {
             return Err(StoreError::Unavailable);
         }
         Ok(())

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// One tick.
 const TICK: Duration = Duration::from_secs(1);
-/// Ticks that a flush may take.
-const TICKS_MAX: u32 = 10;
+/// Ticks that a flush, or another wait for the disk, may take.
+pub(super) const TICKS_MAX: u32 = 10;
 
 /// The flush under way, as the committer tells it to the watchdog.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ struct Watch {
 
 impl Watch {
     /// Looks at the flush; says whether it has taken too long.
-    fn tick(&mut self, flush: u64) -> bool {
+    fn tick(&mut self, flush: u64, ticks_max: u32) -> bool {
         if flush.is_multiple_of(2) || flush != self.seen {
             *self = Self {
                 seen: flush,
@@ -47,15 +47,23 @@ impl Watch {
             return false;
         }
         self.ticks = self.ticks.saturating_add(1);
-        self.ticks > TICKS_MAX
+        self.ticks > ticks_max
     }
 }
 
-/// Runs something that waits for the disk, under a watchdog of its own.
-pub(super) fn watched<T>(on_hung: fn(), work: impl FnOnce() -> T) -> std::io::Result<T> {
+/// Runs something that waits for the disk, under a watchdog of its own that lets it take `ticks_max`.
+pub(super) fn watched<T>(
+    what: &'static str,
+    ticks_max: u32,
+    on_hung: fn(),
+    work: impl FnOnce() -> T,
+) -> std::io::Result<T> {
     let flushing = Arc::new(Flushing::default());
     let (stop, stopped) = channel();
-    start(Arc::clone(&flushing), stopped, on_hung)?;
+    start(Arc::clone(&flushing), stopped, ticks_max, move || {
+        log::error!("{what} has not ended for {ticks_max} s");
+        on_hung();
+    })?;
     flushing.turn();
     let done = work();
     drop(stop);
@@ -66,12 +74,13 @@ pub(super) fn watched<T>(on_hung: fn(), work: impl FnOnce() -> T) -> std::io::Re
 pub(super) fn start(
     flushing: Arc<Flushing>,
     stop: Receiver<()>,
+    ticks_max: u32,
     on_hung: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<()> {
     let watch = move || {
         let mut watch = Watch::default();
         while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-            if watch.tick(flushing.now()) {
+            if watch.tick(flushing.now(), ticks_max) {
                 on_hung();
                 return;
             }
@@ -94,15 +103,17 @@ mod tests {
         let mut watch = Watch::default();
         for _ in 0..100 {
             flushing.turn();
-            assert!(!watch.tick(flushing.now()));
+            assert!(!watch.tick(flushing.now(), TICKS_MAX));
             flushing.turn();
-            assert!(!watch.tick(flushing.now()));
+            assert!(!watch.tick(flushing.now(), TICKS_MAX));
         }
         flushing.turn();
-        let hung: Vec<bool> = (0..12).map(|_| watch.tick(flushing.now())).collect();
+        let hung: Vec<bool> = (0..12)
+            .map(|_| watch.tick(flushing.now(), TICKS_MAX))
+            .collect();
         // The first look only sees that it is there.
         assert_eq!(hung.iter().position(|hung| *hung), Some(11));
         flushing.turn();
-        assert!(!watch.tick(flushing.now()));
+        assert!(!watch.tick(flushing.now(), TICKS_MAX));
     }
 }

@@ -14,6 +14,8 @@
 //! | 8 | how a write fails: 0 without doing anything, 1 with half of the bytes written |
 //! | 9 | while it is not 0, syncs wait |
 //! | 10 | nanoseconds, signed, that the time of day is ahead |
+//! | 11 | 0: syncs of every file below the root count; 1: of the database's log only |
+//! | 12 | while it is not 0, syncs from this number on wait |
 
 #![expect(
     unsafe_code,
@@ -43,6 +45,8 @@ const SYNC_MODE: usize = 7;
 const WRITE_MODE: usize = 8;
 const HANG: usize = 9;
 const CLOCK_AHEAD: usize = 10;
+const LOG_ONLY: usize = 11;
+const HANG_FROM: usize = 12;
 
 struct Control {
     slots: &'static [AtomicU64; SLOTS],
@@ -148,10 +152,15 @@ pub unsafe extern "C" fn pwrite64(
 fn sync(fd: i32, number: libc::c_long) -> i32 {
     // SAFETY: takes any number, and says EBADF for one that is no descriptor.
     let really = || i32::try_from(unsafe { libc::syscall(number, fd) }).unwrap_or(-1);
-    let Some(control) = control().filter(|control| control.concerns(fd, false)) else {
+    let is_meant = |control: &&Control| control.concerns(fd, control.get(LOG_ONLY) != 0);
+    let Some(control) = control().filter(is_meant) else {
         return really();
     };
-    while control.get(HANG) != 0 {
+    let hangs = || {
+        let from = control.get(HANG_FROM);
+        control.get(HANG) != 0 || (from != 0 && control.get(SYNCS) >= from)
+    };
+    while hangs() {
         std::thread::sleep(Duration::from_millis(5));
     }
     if !control.fails(SYNCS, SYNC_FROM, SYNC_UNTIL) {

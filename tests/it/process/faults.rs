@@ -31,6 +31,8 @@ impl Slot {
     const WRITE_MODE: Self = Self(8);
     const HANG: Self = Self(9);
     const CLOCK_AHEAD: Self = Self(10);
+    const LOG_ONLY: Self = Self(11);
+    const HANG_FROM: Self = Self(12);
 }
 
 /// What can go wrong once.
@@ -532,6 +534,84 @@ fn a_broken_disk_serves_reads_and_heals() {
     let after = world.state(&mut process.client());
     let added = after.held - before.held;
     assert_eq!(after.used, before.used + 1 + 2 * added);
+    process.stop();
+    is_sound(&faults.data());
+}
+
+/// Shows that a database that was closed and cannot be opened anew is tried again: meanwhile every request is
+/// answered with 503 and none is kept waiting for it, and then all is there.
+#[test]
+fn a_database_that_does_not_open_is_tried_again() {
+    let faults = Faults::new();
+    let process = faults.start(&[]);
+    let mut client = process.client();
+    let world = World::new(&mut client);
+    let before = world.state(&mut client);
+    faults.set(Slot::LOG_ONLY, 1);
+    faults.break_disk(libc::EIO, false);
+    let failed = client.with_key(&world.key, "POST", "/memory", Some(&memory("lost?")));
+    assert_eq!(failed.expect(503).body["outcome"], "unknown");
+    let told = process.log.wait_for("cannot be opened anew yet", PATIENCE);
+    assert!(told.is_some());
+    let path = format!("/memory/{}", world.memory);
+    for _ in 0..20 {
+        let read = client.with_key(&world.key, "GET", &path, None).expect(503);
+        assert_eq!(read.code(), "storage_unavailable");
+        assert!(read.header("retry-after").is_some());
+    }
+    faults.disarm();
+    wait_until_healthy(&mut client);
+    let after = world.state(&mut client);
+    let added = after.held - before.held;
+    assert_eq!(after.used, before.used + 1 + 2 * added);
+    let log = process.stop();
+    assert!(!log.contains("restore a backup"), "{log}");
+    is_sound(&faults.data());
+}
+
+/// Shows that a disk that hangs while the database is opened anew ends the process too.
+#[test]
+fn a_hang_while_it_is_opened_anew_ends_the_process() {
+    let faults = Faults::new();
+    let process = faults.start(&[]);
+    let mut client = process.client();
+    let world = World::new(&mut client);
+    let before = world.state(&mut client);
+    faults.arm(Fault::Sync, 0, libc::EIO);
+    faults.set(Slot::HANG_FROM, faults.get(Slot::SYNCS) + 3);
+    let failed = client.with_key(&world.key, "POST", "/memory", Some(&memory("lost?")));
+    failed.expect(503);
+    let (status, log) = process.ended(PATIENCE);
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("has not ended for"), "{log}");
+    faults.disarm();
+    faults.set(Slot::HANG_FROM, 0);
+    let process = faults.start(&[]);
+    let after = world.state(&mut process.client());
+    let added = after.held - before.held;
+    assert_eq!(after.used, before.used + 1 + 2 * added);
+    process.stop();
+    is_sound(&faults.data());
+}
+
+/// Shows that a data directory that is moved away stops writes, and that they go on when it is back.
+#[test]
+fn a_directory_that_is_gone_takes_no_writes() {
+    let faults = Faults::new();
+    let process = faults.start(&[]);
+    let mut client = process.client();
+    let world = World::new(&mut client);
+    let away = faults.directory.path().join("away");
+    std::fs::rename(faults.data(), &away).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while client.call("GET", "/health", &[], None).status == 200 {
+        assert!(Instant::now() < until, "it is not seen");
+    }
+    serves_reads_only(&mut client, &world, 503);
+    std::fs::rename(&away, faults.data()).unwrap();
+    wait_until_healthy(&mut client);
+    let added = client.with_key(&world.key, "POST", "/memory", Some(&memory("again")));
+    added.expect(201);
     process.stop();
     is_sound(&faults.data());
 }
