@@ -154,6 +154,8 @@ struct BackupArgs {
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    // Whatever this process makes is its owner's alone: memories, e-mail addresses, hashes.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     if let Err(error) = crate::config::check_log_setting() {
         return fail(EXIT_USAGE, &error);
     }

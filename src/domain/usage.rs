@@ -702,6 +702,8 @@ mod tests {
         assert!(balance.credits_low() && balance.memory_nearly_full());
     }
 
+    type Mistake = fn(&mut Usage);
+
     #[test]
     fn a_step_that_breaks_a_rule_is_seen() {
         // Shows each rule with a mistake that breaks it, and that honest steps break none.
@@ -714,7 +716,6 @@ mod tests {
             .unwrap();
         usage.change_plan(Plan::Pro, now);
         assert_eq!(usage.broken_since(&mark), None);
-        type Mistake = fn(&mut Usage);
         let mistakes: [(&str, Mistake); 9] = [
             ("more credits are used", |u| u.used = u.granted + 1),
             ("the keys used more", |u| u.shares[0].used = u.used + 1),

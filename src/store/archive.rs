@@ -33,7 +33,7 @@ use super::sequence::{Kind, Pieces, Placed, Sequence};
 /// The format of backups that this release writes, and the newest that it reads.
 pub const BACKUP_FORMAT: u32 = 1;
 
-const MAGIC: &[u8; 8] = b"MEMOSBAK";
+pub(super) const MAGIC: &[u8; 8] = b"MEMOSBAK";
 const END_MAGIC: &[u8; 8] = b"MEMOSEND";
 /// Magic, format, time.
 const NAMED_BYTES: usize = 20;
@@ -414,6 +414,10 @@ impl Archive {
             path: display.clone(),
             source,
         };
+        // Opening a pipe would wait for somebody to write to it.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(ArchiveError::Foreign(display));
+        }
         let mut file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         let mut header = Vec::with_capacity(HEADER_BYTES);
@@ -435,6 +439,9 @@ impl Archive {
             });
         }
         let found = part(named, 8).map(u32::from_be_bytes).ok_or_else(cut_off)?;
+        if found == 0 {
+            return Err(ArchiveError::Foreign(display));
+        }
         if found > BACKUP_FORMAT {
             return Err(ArchiveError::NewerFormat {
                 path: display,

@@ -101,6 +101,14 @@ impl Store {
             return Err(BackupError::Exists(display));
         }
         let inner = self.inner()?;
+        let folder = file.parent().and_then(|folder| folder.canonicalize().ok());
+        let database = inner.directory.database_path().canonicalize();
+        if let (Some(folder), Ok(database)) = (folder, database)
+            && folder.starts_with(database)
+        {
+            let why = "that folder is the database's own; name another one";
+            return Err(failed(io::Error::other(why)));
+        }
         let reserve = inner.reserve_bytes.load(Ordering::Relaxed);
         let out = BackupFile::create(file, reserve).map_err(failed)?;
         let mut reading = Reading {

@@ -1,12 +1,13 @@
 //! The folder of a server's backups: how its own files are named, and which of them go.
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::domain::time::Timestamp;
 
+use super::archive::MAGIC;
 use super::directory::sync_directory;
 
 /// Why a server makes a backup.
@@ -120,12 +121,20 @@ impl BackupFolder {
             let entry = entry?;
             let name = entry.file_name();
             let at = name.to_str().and_then(due_at);
-            if let Some(at) = at.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if let Some(at) = at.filter(|_| is_file && begins_as_backup(&entry.path())) {
                 found.push((at, entry.path()));
             }
         }
         Ok(found)
     }
+}
+
+/// Says whether a file begins as a backup does: another one of that name is not ours to remove.
+fn begins_as_backup(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *MAGIC
 }
 
 /// Returns a time as names have it: `20261122T191830Z`.
@@ -194,14 +203,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let backups = BackupFolder::new(folder.path().to_owned());
         assert_eq!(backups.newest_due(NOW).unwrap(), None);
-        let others = ["memoryos-20200101T000000Z.backup", "notes.txt"];
+        let others = [
+            "memoryos-20200101T000000Z.backup",
+            "memoryos-auto-20200101T000000Z.backup",
+            "notes.txt",
+        ];
         for name in others {
             fs::write(folder.path().join(name), "").unwrap();
         }
         for hours in [1, -1, -2, -3, 0] {
             let at = NOW.plus_seconds(hours * 3_600);
             let path = backups.free_name(BackupCause::Due, at).unwrap();
-            fs::write(path, "").unwrap();
+            fs::write(path, MAGIC).unwrap();
         }
         assert_eq!(backups.newest_due(NOW).unwrap(), Some(NOW));
         assert_eq!(

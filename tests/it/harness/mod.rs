@@ -170,8 +170,8 @@ impl Server {
         self.stop = None;
         self.task.take().unwrap().await.unwrap().unwrap();
         // The directory is free when the last task has let go of the store; asking again is waiting.
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
+        let asked = Instant::now();
+        while asked.elapsed() < Duration::from_secs(60) {
             match self.start().await {
                 Ok(()) => return,
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
