@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -185,6 +185,9 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
         let missing = ConfigError(format!("there is no directory {}", data.data_dir.display()));
         return fail(EXIT_FAILURE, &missing);
     }
+    if !store::holds_data(&data.data_dir) {
+        return no_data(&data.data_dir);
+    }
     let options = Options {
         cache_bytes: data.cache_mib << 20,
         ..Options::default()
@@ -230,6 +233,12 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
     } else {
         ExitCode::from(EXIT_FAILURE)
     }
+}
+
+/// Refuses a directory that holds no data: opening it would make it a data directory.
+fn no_data(directory: &Path) -> ExitCode {
+    let none = format!("there is no data in {}", directory.display());
+    fail(EXIT_FAILURE, &ConfigError(none))
 }
 
 /// Checks a store that nobody else uses, with bars.
@@ -301,8 +310,7 @@ fn back_up(args: &BackupArgs) -> ExitCode {
     crate::telemetry::start();
     let (file, directory) = (&args.file, &args.data.data_dir);
     if !store::holds_data(directory) {
-        let none = format!("there is no data in {}", directory.display());
-        return fail(EXIT_FAILURE, &ConfigError(none));
+        return no_data(directory);
     }
     let options = Options {
         cache_bytes: args.data.cache_mib << 20,

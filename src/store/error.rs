@@ -75,6 +75,12 @@ pub enum OpenError {
         "the data directory {0} holds an unfinished restore; run the same `memoryos restore` again"
     )]
     UnfinishedRestore(String),
+    /// The directory was a data directory, and its database is no longer there.
+    #[error(
+        "the database of the data directory {0} is gone: its folder db is missing or holds no log; move the \
+         directory away and restore a backup"
+    )]
+    NoDatabase(String),
     /// The database cannot be read.
     #[error("the database in {path} cannot be opened: {reason}; restore a backup")]
     Damaged {
