@@ -192,7 +192,12 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
         cache_bytes: data.cache_mib << 20,
         ..Options::default()
     };
-    let (store, opened) = match Store::open_damaged(&data.data_dir, options) {
+    let open = if repair {
+        Store::open_damaged
+    } else {
+        Store::open_to_check
+    };
+    let (store, opened) = match open(&data.data_dir, options) {
         Ok(opened) => opened,
         Err(error @ OpenError::Locked(_)) => {
             let way_out = format!("{error}; GET /admin/check checks a server that runs");

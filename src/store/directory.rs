@@ -5,6 +5,7 @@
 //! data/lock         locked while a process has the directory open
 //! data/db/          sled's files
 //! data/NEW          there from before FORMAT until the database of a first start is on the disk
+//! data/HIGH_WATER   how far the database had counted when it was last flushed; see high_water.rs
 //! data/import.tmp   there while an import is under way
 //! data/restore.tmp  there while a restore is under way
 //! data/IMPORTED     which import made the directory: the fingerprint of its files, in hex
@@ -20,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::codec::{decode, encode};
 use super::durable;
 use super::error::OpenError;
+use super::high_water::{self, HighWater, MARK_FILE, MARK_TEMPORARY};
 
 /// The format of the data directory that this release writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -37,7 +38,7 @@ const CLOSING_TICK: Duration = Duration::from_millis(10);
 const DATABASE: &str = "db";
 /// sled's log, in that folder.
 const LOG_FILE: &str = "db";
-/// The record that a start writes to prove the flush, and `/health` reads.
+/// The record that a start writes to prove the flush, that the high-water mark counts, and that `/health` reads.
 pub(super) const PROBE: &str = "flush_probes";
 /// The folder of a server's backups, unless another is named. It is no part of the data: a directory that
 /// holds nothing else is an empty one.
@@ -233,7 +234,9 @@ impl DataDirectory {
 
     /// Notes, before there is a format, that the database is still to be made.
     fn mark_new(&self) -> Result<(), OpenError> {
-        let marked = File::create(self.path.join(NEW_FILE))
+        // A mark that is left was another database's.
+        let marked = high_water::forget(&self.path)
+            .and_then(|()| File::create(self.path.join(NEW_FILE)))
             .and_then(|file| file.sync_all())
             .and_then(|()| sync_directory(&self.path));
         marked.map_err(|error| failed(&self.path, error))
@@ -440,7 +443,7 @@ fn is_closing(error: &io::Error) -> bool {
 /// Proves that a flush of this database reaches our `fdatasync`, and makes its files durable.
 pub(super) fn prove_durable(
     db: &sled::Db,
-    meta: &sled::Tree,
+    high_water: &mut HighWater,
     directory: &DataDirectory,
 ) -> Result<(), OpenError> {
     let path = directory.display();
@@ -449,16 +452,10 @@ pub(super) fn prove_durable(
         reason: error.to_string(),
     };
     let before = durable::flushes();
-    let probes = meta
-        .get(PROBE)
-        .map_err(damaged)?
-        .and_then(|bytes| decode(&bytes).ok());
-    let probe =
-        encode(&probes.unwrap_or(0u64).wrapping_add(1)).map_err(|source| OpenError::Recovery {
-            path: path.clone(),
-            source,
-        })?;
-    meta.insert(PROBE, probe).map_err(damaged)?;
+    let mark = high_water.raise().map_err(|source| OpenError::Recovery {
+        path: path.clone(),
+        source,
+    })?;
     db.flush().map_err(damaged)?;
     if durable::flushes() == before {
         return Err(OpenError::NotDurable);
@@ -466,7 +463,9 @@ pub(super) fn prove_durable(
     directory
         .sync_files()
         .and_then(|()| directory.mark_made())
-        .map_err(|error| failed(directory.path(), error))
+        .map_err(|error| failed(directory.path(), error))?;
+    mark.write();
+    Ok(())
 }
 
 /// Says whether a directory is a data directory, of any format. Opening another one would make it one.
@@ -519,6 +518,8 @@ pub(super) fn inspect(path: &Path) -> Result<Contents, OpenError> {
     let harmless = [
         LOCK_FILE,
         NEW_FILE,
+        MARK_FILE,
+        MARK_TEMPORARY,
         "FORMAT.tmp",
         "lost+found",
         BACKUPS_FOLDER,
