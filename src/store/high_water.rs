@@ -62,9 +62,10 @@ impl HighWater {
         let marked = read(folder).unwrap_or(0);
         // A database that lost everything does not get its trees from a start that is refused.
         let is_there = db.tree_names().iter().any(|name| name == TREE.as_bytes());
-        let record = match is_there {
-            true => db.open_tree(TREE).and_then(|meta| meta.get(PROBE)),
-            false => Ok(None),
+        let record = if is_there {
+            db.open_tree(TREE).and_then(|meta| meta.get(PROBE))
+        } else {
+            Ok(None)
         };
         let counted = match record.map_err(damaged)? {
             None => 0,

@@ -424,11 +424,12 @@ fn headers_over_64_kib_are_431() {
 #[test]
 fn a_directory_whose_database_is_gone_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, lose) in [
-        ("no-folder", (|db| fs::remove_dir_all(db)) as fn(&Path) -> _),
+    let losses: [(&str, fn(&Path) -> std::io::Result<()>); 3] = [
+        ("no-folder", |db| fs::remove_dir_all(db)),
         ("no-log", |db| fs::remove_file(db.join("db"))),
         ("empty-log", |db| fs::write(db.join("db"), "")),
-    ] {
+    ];
+    for (name, lose) in losses {
         let data = folder.path().join(name);
         let process = Process::start(&data, &[], &[]);
         process.client().sign_up("bo@example.com", "Free");
