@@ -419,12 +419,15 @@ fn headers_over_64_kib_are_431() {
     process.stop();
 }
 
+/// Takes the database of a data directory away.
+type Lose = fn(&Path) -> std::io::Result<()>;
+
 /// Shows that a data directory whose database was removed or emptied is refused by every command that opens
 /// one, with the way out, and that nothing is made in its place.
 #[test]
 fn a_directory_whose_database_is_gone_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let losses: [(&str, fn(&Path) -> std::io::Result<()>); 3] = [
+    let losses: [(&str, Lose); 3] = [
         ("no-folder", |db| fs::remove_dir_all(db)),
         ("no-log", |db| fs::remove_file(db.join("db"))),
         ("empty-log", |db| fs::write(db.join("db"), "")),
