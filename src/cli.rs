@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -187,11 +187,19 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
         let missing = ConfigError(format!("there is no directory {}", data.data_dir.display()));
         return fail(EXIT_FAILURE, &missing);
     }
+    if !store::holds_data(&data.data_dir) {
+        return no_data(&data.data_dir);
+    }
     let options = Options {
         cache_bytes: data.cache_mib << 20,
         ..Options::default()
     };
-    let (store, opened) = match Store::open_damaged(&data.data_dir, options) {
+    let open = if repair {
+        Store::open_damaged
+    } else {
+        Store::open_to_check
+    };
+    let (store, opened) = match open(&data.data_dir, options) {
         Ok(opened) => opened,
         Err(error @ OpenError::Locked(_)) => {
             let way_out = format!("{error}; GET /admin/check checks a server that runs");
@@ -232,6 +240,12 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
     } else {
         ExitCode::from(EXIT_FAILURE)
     }
+}
+
+/// Refuses a directory that holds no data: opening it would make it a data directory.
+fn no_data(directory: &Path) -> ExitCode {
+    let none = format!("there is no data in {}", directory.display());
+    fail(EXIT_FAILURE, &ConfigError(none))
 }
 
 /// Checks a store that nobody else uses, with bars.
@@ -303,8 +317,7 @@ fn back_up(args: &BackupArgs) -> ExitCode {
     crate::telemetry::start();
     let (file, directory) = (&args.file, &args.data.data_dir);
     if !store::holds_data(directory) {
-        let none = format!("there is no data in {}", directory.display());
-        return fail(EXIT_FAILURE, &ConfigError(none));
+        return no_data(directory);
     }
     let options = Options {
         cache_bytes: args.data.cache_mib << 20,

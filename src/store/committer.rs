@@ -13,12 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
+use super::high_water::{HighWater, Mark};
 use super::watchdog::{self, Flushing, TICKS_MAX};
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
 const TICK: Duration = Duration::from_millis(200);
 /// Longest wait for more company before a flush.
 const GATHER: Duration = Duration::from_micros(1_500);
+
+/// Time between two raises of the high-water mark, while there are writes.
+const MARK_EVERY: Duration = Duration::from_secs(5);
 
 /// The flush failed, now or before: nothing more is made durable until the store is opened again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +54,12 @@ pub(crate) struct Committer {
 impl Committer {
     /// Starts the thread on this database. `alarm` rings when writes are stopped; `on_hung` is called if it
     /// is because a flush does not end.
-    pub(super) fn start(db: sled::Db, alarm: Arc<Notify>, on_hung: fn()) -> std::io::Result<Self> {
+    pub(super) fn start(
+        db: sled::Db,
+        mut high_water: HighWater,
+        alarm: Arc<Notify>,
+        on_hung: fn(),
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             poisoned: AtomicBool::new(false),
             alarm,
@@ -63,7 +72,7 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || {
-                let committing = AssertUnwindSafe(|| run(&db, &waiters, &state));
+                let committing = AssertUnwindSafe(|| run(&db, &mut high_water, &waiters, &state));
                 if catch_unwind(committing).is_err() {
                     poison(&state, &"a flush panicked");
                 }
@@ -143,8 +152,10 @@ fn poison(shared: &Shared, why: &dyn std::fmt::Display) {
     }
 }
 
-fn run(db: &sled::Db, waiters: &Receiver<Waiter>, shared: &Shared) {
+fn run(db: &sled::Db, high_water: &mut HighWater, waiters: &Receiver<Waiter>, shared: &Shared) {
     let mut expected = 1;
+    // Whether anything was written since the mark was raised, and when that was.
+    let (mut unmarked, mut marked_at) = (false, Instant::now());
     loop {
         let mut batch = Vec::new();
         let end = match waiters.recv_timeout(TICK) {
@@ -158,8 +169,13 @@ fn run(db: &sled::Db, waiters: &Receiver<Waiter>, shared: &Shared) {
         };
         // Cleared before the flush: what is marked from now on belongs to the next one.
         let dirty = shared.dirty.swap(false, Ordering::AcqRel);
+        unmarked |= dirty || !batch.is_empty();
         if dirty || end || !batch.is_empty() {
-            let outcome = flush(db, shared);
+            let raises = unmarked && (end || marked_at.elapsed() >= MARK_EVERY);
+            let mut mark = None;
+            let outcome = flush(db, shared, || {
+                mark = raises.then(|| raise(high_water)).flatten();
+            });
             let served = batch.len();
             let left = shared
                 .waiting
@@ -170,6 +186,13 @@ fn run(db: &sled::Db, waiters: &Receiver<Waiter>, shared: &Shared) {
                 let _ = waiter.send(outcome);
             }
             expected = served.saturating_add(left);
+            // Only now that the count is on the disk, and nobody waits.
+            if let Some(mark) = mark.filter(|_| outcome.is_ok()) {
+                shared.flushing.turn();
+                mark.write();
+                shared.flushing.turn();
+                (unmarked, marked_at) = (false, Instant::now());
+            }
         }
         if end {
             return;
@@ -191,11 +214,21 @@ fn gather(batch: &mut Vec<Waiter>, waiters: &Receiver<Waiter>, expected: usize) 
     batch.extend(waiters.try_iter());
 }
 
-fn flush(db: &sled::Db, shared: &Shared) -> Result<(), Poisoned> {
+/// Counts up, if the database lets us: the flush that follows tells if it has failed.
+fn raise(high_water: &mut HighWater) -> Option<Mark> {
+    let raised = high_water.raise();
+    raised
+        .inspect_err(|error| log::warn!("the high-water mark could not be raised: {error}"))
+        .ok()
+}
+
+/// Runs `first` and flushes the database, under the eyes of the watchdog.
+fn flush(db: &sled::Db, shared: &Shared, first: impl FnOnce()) -> Result<(), Poisoned> {
     if shared.poisoned.load(Ordering::Acquire) {
         return Err(Poisoned);
     }
     shared.flushing.turn();
+    first();
     let outcome = db.flush();
     shared.flushing.turn();
     outcome.map(drop).map_err(|error| {

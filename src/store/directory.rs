@@ -4,6 +4,8 @@
 //! data/FORMAT       "memoryos 1": written last when the directory is made
 //! data/lock         locked while a process has the directory open
 //! data/db/          sled's files
+//! data/NEW          there from before FORMAT until the database of a first start is on the disk
+//! data/HIGH_WATER   how far the database had counted when it was last flushed; see high_water.rs
 //! data/import.tmp   there while an import is under way
 //! data/restore.tmp  there while a restore is under way
 //! data/IMPORTED     which import made the directory: the fingerprint of its files, in hex
@@ -19,20 +21,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::codec::{decode, encode};
 use super::durable;
 use super::error::OpenError;
+use super::high_water::{self, HighWater, MARK_FILE, MARK_TEMPORARY};
 
 /// The format of the data directory that this release writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "lock";
+/// There while a directory may rightly have a format and no database yet.
+const NEW_FILE: &str = "NEW";
 /// How often, and after how long each time, a database that is still being closed is tried again.
 const CLOSING_LOOKS: u32 = 500;
 const CLOSING_TICK: Duration = Duration::from_millis(10);
 const DATABASE: &str = "db";
-/// The record that a start writes to prove the flush, and `/health` reads.
+/// sled's log, in that folder.
+const LOG_FILE: &str = "db";
+/// The record that a start writes to prove the flush, that the high-water mark counts, and that `/health` reads.
 pub(super) const PROBE: &str = "flush_probes";
 /// The folder of a server's backups, unless another is named. It is no part of the data: a directory that
 /// holds nothing else is an empty one.
@@ -141,6 +147,7 @@ impl DataDirectory {
             }
             Contents::Data => Ok((directory, false)),
             Contents::Nothing => {
+                directory.mark_new()?;
                 directory.write_format()?;
                 Ok((directory, true))
             }
@@ -184,7 +191,12 @@ impl DataDirectory {
     }
 
     /// Opens the database, without the half-written snapshot that a kill during recovery leaves.
+    /// Refuses a directory whose database is gone: an empty one in its place would be taken for the data.
     pub(super) fn open_database(&self, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+        let is_new = self.path.join(NEW_FILE).exists();
+        if !is_new && !has_database(&self.database_path()).map_err(|e| failed(&self.path, e))? {
+            return Err(OpenError::NoDatabase(self.display()));
+        }
         self.open_database_in(&self.path.join(DATABASE), cache_bytes)
     }
 
@@ -219,6 +231,24 @@ impl DataDirectory {
             Ok(Err(sled::Error::Io(error))) => Err(failed(&self.path, error)),
             Ok(Err(error)) => Err(damaged(error.to_string())),
             Err(_) => Err(damaged("its log is damaged".to_owned())),
+        }
+    }
+
+    /// Notes, before there is a format, that the database is still to be made.
+    fn mark_new(&self) -> Result<(), OpenError> {
+        // A mark that is left was another database's.
+        let marked = high_water::forget(&self.path)
+            .and_then(|()| File::create(self.path.join(NEW_FILE)))
+            .and_then(|file| file.sync_all())
+            .and_then(|()| sync_directory(&self.path));
+        marked.map_err(|error| failed(&self.path, error))
+    }
+
+    /// Notes that the database is made and on the disk: from now on it may not be missing.
+    fn mark_made(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(NEW_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.and_then(|()| sync_directory(&self.path)),
         }
     }
 
@@ -388,6 +418,24 @@ impl DataDirectory {
     }
 }
 
+/// Says whether sled's log, or a snapshot of it, is in a folder: sled makes a new log where there is none.
+fn has_database(path: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_snapshot = name.starts_with("snap.") && !name.ends_with(".generating");
+        if is_snapshot || name == LOG_FILE && entry.metadata()?.len() > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -428,29 +476,26 @@ fn is_closing(error: &io::Error) -> bool {
 /// Proves that a flush of this database reaches our `fdatasync`, and makes its files durable.
 pub(super) fn prove_durable(
     db: &sled::Db,
-    meta: &sled::Tree,
+    high_water: &mut HighWater,
     directory: &DataDirectory,
 ) -> Result<(), OpenError> {
     let path = directory.display();
     let damaged = |error| OpenError::of_database(directory.path(), error);
     let before = durable::flushes();
-    let probes = meta
-        .get(PROBE)
-        .map_err(damaged)?
-        .and_then(|bytes| decode(&bytes).ok());
-    let probe =
-        encode(&probes.unwrap_or(0u64).wrapping_add(1)).map_err(|source| OpenError::Recovery {
-            path: path.clone(),
-            source,
-        })?;
-    meta.insert(PROBE, probe).map_err(damaged)?;
+    let mark = high_water.raise().map_err(|source| OpenError::Recovery {
+        path: path.clone(),
+        source,
+    })?;
     db.flush().map_err(damaged)?;
     if durable::flushes() == before {
         return Err(OpenError::NotDurable);
     }
     directory
         .sync_files()
-        .map_err(|error| failed(directory.path(), error))
+        .and_then(|()| directory.mark_made())
+        .map_err(|error| failed(directory.path(), error))?;
+    mark.write();
+    Ok(())
 }
 
 /// Says whether a directory is a data directory, of any format. Opening another one would make it one.
@@ -500,7 +545,15 @@ pub(super) fn inspect(path: &Path) -> Result<Contents, OpenError> {
     }
     // What a first start that was interrupted can have left, what a mounted volume brings along, and the
     // backups of a directory whose data was moved away to be restored.
-    let harmless = [LOCK_FILE, "FORMAT.tmp", "lost+found", BACKUPS_FOLDER];
+    let harmless = [
+        LOCK_FILE,
+        NEW_FILE,
+        MARK_FILE,
+        MARK_TEMPORARY,
+        "FORMAT.tmp",
+        "lost+found",
+        BACKUPS_FOLDER,
+    ];
     if names.iter().all(|name| harmless.contains(&name.as_str())) {
         return Ok(Contents::Nothing);
     }

@@ -99,6 +99,12 @@ pub enum OpenError {
         "the data directory {0} holds an unfinished restore; run the same `memoryos restore` again"
     )]
     UnfinishedRestore(String),
+    /// The directory was a data directory, and its database is no longer there.
+    #[error(
+        "the database of the data directory {0} is gone: its folder db is missing or holds no log; move the \
+         directory away and restore a backup"
+    )]
+    NoDatabase(String),
     /// The database cannot be read.
     #[error("the database in {path} cannot be opened: {reason}; restore a backup")]
     Damaged {
@@ -107,6 +113,13 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// The database holds less than a flush had put on the disk: its log is damaged and was cut off there.
+    #[error(
+        "the database in {0} lacks writes that were on the disk before, since the end of its log is damaged or \
+         was replaced by an older one; move the directory away and restore a backup, or go on with what is left: \
+         `memoryos check --repair`"
+    )]
+    Lost(String),
     /// The operating system's flush is not ours, so that a write could be acknowledged and lost.
     #[error(
         "flushes do not reach the disk: the database's sync_file_range is not ours in this build"

@@ -19,6 +19,7 @@ mod durable;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod high_water;
 mod keys;
 mod locks;
 mod memories;
@@ -74,6 +75,7 @@ pub use usage::Debited;
 
 use committer::Committer;
 use directory::DataDirectory;
+use high_water::HighWater;
 use locks::AccountLocks;
 use recovery::OnDamage;
 use schema::Trees;
@@ -216,13 +218,23 @@ impl Store {
     }
 
     /// Opens the store as [`Self::open`] does, but passes over records that are damaged: what was under way
-    /// there is not settled. For a check and a repair; a service must not run on such a store.
+    /// there is not settled. For a check; a service must not run on such a store.
     ///
     /// # Errors
     ///
     /// As [`Self::open`].
-    pub fn open_damaged(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+    pub fn open_to_check(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
         Self::open_with(directory, options, OnDamage::PassOver)
+    }
+
+    /// Opens the store as [`Self::open_to_check`] does, but also goes on, with a warning, where writes are
+    /// gone that were on the disk: no later open misses them. For a repair.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], but never [`OpenError::Lost`].
+    pub fn open_damaged(directory: &Path, options: Options) -> Result<(Self, Opened), OpenError> {
+        Self::open_with(directory, options, OnDamage::Repair)
     }
 
     fn open_with(
@@ -383,11 +395,18 @@ impl Inner {
     ) -> Result<(Self, u64), OpenError> {
         let db = directory.open_database(options.cache_bytes)?;
         let of_database = |error| OpenError::of_database(directory.path(), error);
+        let counted = HighWater::look(&db, directory.path(), damage)?;
         let trees = Trees::open(&db).map_err(of_database)?;
-        directory::prove_durable(&db, &trees.meta, directory)?;
+        let mut high_water = HighWater::new(trees.meta.clone(), directory.path(), counted);
+        directory::prove_durable(&db, &mut high_water, directory)?;
         directory.look_for_space(options.reserve_bytes);
-        let committer = Committer::start(db.clone(), Arc::clone(alarm), options.on_hung_disk)
-            .map_err(|error| directory::failed(directory.path(), error))?;
+        let committer = Committer::start(
+            db.clone(),
+            high_water,
+            Arc::clone(alarm),
+            options.on_hung_disk,
+        )
+        .map_err(|error| directory::failed(directory.path(), error))?;
         let inner = Self {
             committer,
             trees,

@@ -1,7 +1,7 @@
 //! A whole data directory written at once, for import and restore: all or nothing.
 //!
 //! Order: the mark, `import.tmp` or `restore.tmp` (from here on a start refuses the directory), the
-//! database under it, flushed, closed and synced; its rename to `db`; `IMPORTED`, of an import;
+//! database under it, flushed, closed and synced; its rename to `db`; `HIGH_WATER`; `IMPORTED`, of an import;
 //! `FORMAT`, which makes the directory one; the mark away. A crash before `FORMAT` leaves the mark
 //! without `FORMAT`: the same command run again clears what is there and begins anew. A crash after it
 //! leaves an empty mark beside a complete directory, which harms nobody.
@@ -14,6 +14,7 @@ use super::directory::{
     Contents, DataDirectory, IMPORTED_FILE, Making, failed, sync_directory, sync_files_in,
 };
 use super::error::OpenError;
+use super::high_water::{self, HighWater};
 use super::schema::Trees;
 
 /// Bytes of the page cache while a directory is written.
@@ -158,6 +159,10 @@ impl Site {
     /// Closes the database, makes it durable and moves it to its place.
     pub(super) fn build(self) -> Result<Built, OpenError> {
         let Self { trees, db, place } = self;
+        // The last record: while it is there, all are.
+        let mark = HighWater::new(trees.meta.clone(), place.directory.path(), 0)
+            .raise()
+            .map_err(|error| place.failed(io::Error::other(error)))?;
         db.flush()
             .map_err(|error| place.failed(io::Error::other(error)))?;
         drop(trees);
@@ -167,6 +172,7 @@ impl Site {
             sync_files_in(&place.database())?;
             fs::rename(place.database(), place.directory.database_path())?;
             sync_directory(&place.mark())?;
+            mark.write();
             sync_directory(place.directory.path())
         };
         moved().map_err(|error| place.failed(error))?;
@@ -227,6 +233,7 @@ impl Place {
         };
         gone(fs::remove_dir_all(self.directory.database_path()))?;
         gone(fs::remove_dir_all(self.database()))?;
+        high_water::forget(self.directory.path())?;
         gone(fs::remove_file(self.directory.path().join(IMPORTED_FILE)))
     }
 }

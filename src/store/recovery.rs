@@ -19,13 +19,15 @@ pub(super) enum OnDamage {
     Stop,
     /// Leaves it, and what hangs on it, as it is.
     PassOver,
+    /// Leaves it, and goes on although writes are gone that were on the disk.
+    Repair,
 }
 
 impl OnDamage {
     /// Returns what was found, or `None` if it is damaged and passed over.
     fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match outcome {
-            Err(StoreError::Corrupt(_)) if self == Self::PassOver => Ok(None),
+            Err(StoreError::Corrupt(_)) if self != Self::Stop => Ok(None),
             outcome => outcome.map(Some),
         }
     }

@@ -165,3 +165,32 @@ async fn a_sweep_removes_what_has_expired() {
     assert_eq!(store.sweep_replays(hour(48)).await.unwrap(), 1);
     assert!(trees.replays.is_empty() && trees.replay_times.is_empty());
 }
+
+/// Shows that a first start that died at any point before its database was on the disk is simply begun
+/// again, and that from then on the database may not be missing.
+#[test]
+fn a_first_start_that_died_is_begun_again() {
+    for files in [
+        &["NEW"][..],
+        &["NEW", "FORMAT.tmp"],
+        &["NEW", "FORMAT"],
+        &["NEW", "FORMAT", "db/db"],
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = directory.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = if *file == "FORMAT" {
+                "memoryos 1\n"
+            } else {
+                ""
+            };
+            std::fs::write(path, text).unwrap();
+        }
+        drop(Store::open(directory.path(), Options::default()).unwrap());
+        assert!(!directory.path().join("NEW").exists(), "{files:?}");
+        std::fs::remove_dir_all(directory.path().join("db")).unwrap();
+        let refused = Store::open(directory.path(), Options::default()).unwrap_err();
+        assert!(matches!(refused, OpenError::NoDatabase(_)), "{refused}");
+    }
+}

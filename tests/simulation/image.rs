@@ -8,6 +8,8 @@ use crate::random::Random;
 
 /// sled's log, in the data directory.
 const LOG: &str = "db/db";
+/// The store's high-water mark, which is only written behind a flush of what it counts.
+const HIGH_WATER: &str = "HIGH_WATER";
 /// Bytes of a segment of it.
 const SEGMENT: usize = 512 << 10;
 
@@ -89,6 +91,12 @@ impl Image {
                 *byte = if zeros { 0 } else { old_at(at) };
             }
         }
+        // What follows the cut was flushed when `after` was taken; in a crash it had not been, nor had the mark.
+        let mark = Path::new(HIGH_WATER);
+        match self.0.get(mark) {
+            Some(bytes) => image.0.insert(mark.to_owned(), bytes.clone()),
+            None => image.0.remove(mark),
+        };
         (image, total, kept)
     }
 }

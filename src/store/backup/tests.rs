@@ -165,7 +165,10 @@ async fn what_is_restored_is_what_was_there() {
 
     let restored = folders.restore("a.backup", "restored").unwrap();
     assert_eq!((restored.contents, restored.backed_up_at), (contents, NOW));
-    assert_eq!(folders.names("restored"), ["FORMAT", "db", "lock"]);
+    assert_eq!(
+        folders.names("restored"),
+        ["FORMAT", "HIGH_WATER", "db", "lock"]
+    );
     let store = folders.open("restored");
     sound(&store);
     assert!(facts(&store.trees()) == before);
@@ -222,7 +225,7 @@ fn an_empty_store_comes_back() {
     assert_eq!(restored.contents.records, 0);
     assert_eq!(
         folders.names("restored"),
-        ["FORMAT", "backups", "db", "lock"]
+        ["FORMAT", "HIGH_WATER", "backups", "db", "lock"]
     );
     assert_eq!(fs::read(old.join("old.backup")).unwrap(), b"old");
     sound(&folders.open("restored"));

@@ -418,3 +418,72 @@ fn headers_over_64_kib_are_431() {
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     process.stop();
 }
+
+/// Takes the database of a data directory away.
+type Lose = fn(&Path) -> std::io::Result<()>;
+
+/// Shows that a data directory whose database was removed or emptied is refused by every command that opens
+/// one, with the way out, and that nothing is made in its place.
+#[test]
+fn a_directory_whose_database_is_gone_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let losses: [(&str, Lose); 3] = [
+        ("no-folder", |db| fs::remove_dir_all(db)),
+        ("no-log", |db| fs::remove_file(db.join("db"))),
+        ("empty-log", |db| fs::write(db.join("db"), "")),
+    ];
+    for (name, lose) in losses {
+        let data = folder.path().join(name);
+        let process = Process::start(&data, &[], &[]);
+        process.client().sign_up("bo@example.com", "Free");
+        process.stop();
+        let db = data.join("db");
+        for entry in fs::read_dir(&db).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .file_name()
+                .unwrap()
+                .as_encoded_bytes()
+                .starts_with(b"snap.")
+            {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        lose(&db).unwrap();
+        let before = contents(&data);
+        let (path, file) = (data.to_str().unwrap(), folder.path().join("a.backup"));
+        for args in [
+            &["serve", "--port", "0", "--data-dir", path][..],
+            &["check", "--data-dir", path],
+            &["check", "--repair", "--data-dir", path],
+            &["backup", "--data-dir", path, file.to_str().unwrap()],
+        ] {
+            let (code, _, errors) = run(args, &[]);
+            assert_eq!(code, 1, "{args:?}: {errors}");
+            for word in [path, "is gone", "restore a backup"] {
+                assert!(errors.contains(word), "{args:?}: {errors}");
+            }
+        }
+        assert!(contents(&data) == before, "{name}: a file was changed");
+        assert!(!file.exists());
+    }
+}
+
+/// Shows that a check makes no data directory of one that is none.
+#[test]
+fn a_check_of_an_empty_directory_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for lock in [false, true] {
+        if lock {
+            fs::write(folder.path().join("lock"), "").unwrap();
+        }
+        let before = contents(folder.path());
+        for more in [&[][..], &["--repair"]] {
+            let path = folder.path().to_str().unwrap();
+            let (code, _, errors) = run(&[&["check", "--data-dir", path], more].concat(), &[]);
+            assert_eq!(code, 1, "{errors}");
+            assert!(errors.contains("there is no data in"), "{errors}");
+        }
+        assert!(contents(folder.path()) == before, "a file was made");
+    }
+}
