@@ -161,7 +161,6 @@ async fn the_mark_is_raised_while_there_are_writes() {
         accounts += 1;
         let key = new_key(&format!("key-{accounts}"));
         sign_up(&store, None, 1_000 + accounts, key).await;
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let killed = tempfile::tempdir().unwrap();
     fs::create_dir_all(killed.path().join("db/blobs")).unwrap();

@@ -465,6 +465,15 @@ fn every_write_survives_every_fault() {
     is_sound(&faults.data());
 }
 
+/// Asserts that an addition whose outcome was unknown is there with its debit, or neither is; between the
+/// two looks there was nothing else, and the second costs a credit.
+#[track_caller]
+fn is_there_whole_or_not(before: &State, after: &State) {
+    let added = after.held - before.held;
+    assert!((0..=1).contains(&added), "{after:?}");
+    assert_eq!(after.used, before.used + 1 + 2 * added);
+}
+
 /// Calls that a service without a disk answers: writes are refused, reads are free, `/health` is 503.
 fn serves_reads_only(client: &mut Client, world: &World, status: u16) {
     let health = client.call("GET", "/health", &[], None).expect(503);
@@ -517,10 +526,7 @@ fn a_broken_disk_serves_reads_and_heals() {
         );
         faults.disarm();
         wait_until_healthy(&mut client);
-        let after = world.state(&mut client);
-        let added = after.held - before.held;
-        assert!((0..=1).contains(&added), "{after:?}");
-        assert_eq!(after.used, before.used + 1 + 2 * added);
+        is_there_whole_or_not(&before, &world.state(&mut client));
     }
     let before = world.state(&mut client);
     faults.break_disk(libc::EIO, true);
@@ -531,9 +537,7 @@ fn a_broken_disk_serves_reads_and_heals() {
     faults.disarm();
     let process = faults.start(&[]);
     assert!(!faults.data().join("UNSYNCED").exists());
-    let after = world.state(&mut process.client());
-    let added = after.held - before.held;
-    assert_eq!(after.used, before.used + 1 + 2 * added);
+    is_there_whole_or_not(&before, &world.state(&mut process.client()));
     process.stop();
     is_sound(&faults.data());
 }
@@ -561,9 +565,7 @@ fn a_database_that_does_not_open_is_tried_again() {
     }
     faults.disarm();
     wait_until_healthy(&mut client);
-    let after = world.state(&mut client);
-    let added = after.held - before.held;
-    assert_eq!(after.used, before.used + 1 + 2 * added);
+    is_there_whole_or_not(&before, &world.state(&mut client));
     let log = process.stop();
     assert!(!log.contains("restore a backup"), "{log}");
     is_sound(&faults.data());
@@ -587,9 +589,7 @@ fn a_hang_while_it_is_opened_anew_ends_the_process() {
     faults.disarm();
     faults.set(Slot::HANG_FROM, 0);
     let process = faults.start(&[]);
-    let after = world.state(&mut process.client());
-    let added = after.held - before.held;
-    assert_eq!(after.used, before.used + 1 + 2 * added);
+    is_there_whole_or_not(&before, &world.state(&mut process.client()));
     process.stop();
     is_sound(&faults.data());
 }
@@ -768,10 +768,7 @@ fn a_hanging_flush_ends_the_process() {
     }
     faults.set(Slot::HANG, 0);
     let process = faults.start(&[]);
-    let after = world.state(&mut process.client());
-    let added = after.held - before.held;
-    assert!((0..=1).contains(&added), "{after:?}");
-    assert_eq!(after.used, before.used + 1 + 2 * added);
+    is_there_whole_or_not(&before, &world.state(&mut process.client()));
     process.stop();
     is_sound(&faults.data());
 }
@@ -892,4 +889,81 @@ fn a_clock_that_is_set_grants_nothing_twice() {
     assert_eq!(credits.body["total_credits_used"], 400);
     process.stop();
     is_sound(&faults.data());
+}
+
+/// Shows that a file that may not grow is a failed write like any other, not the end of the process.
+#[test]
+fn a_file_size_limit_is_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let process = Process::start(&data, &[], &[("ADMIN_KEY", ADMIN)]);
+    let world = World::new(&mut process.client());
+    process.stop();
+    let served = super::memoryos(&["--port", "0", "--data-dir", data.to_str().unwrap()], &[]);
+    let mut limited = Command::new("bash");
+    // 2 MiB for each file.
+    limited.args(["-c", "ulimit -f 2048; exec \"$@\"", "bash"]);
+    limited.arg(served.get_program()).args(served.get_args());
+    limited
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut process = Process::of(limited);
+    process.address = process.wait_for_address(PATIENCE).unwrap();
+    let mut client = process.client();
+    let mut long = memory("long");
+    long["input"] = json!("x".repeat(50_000));
+    let mut acknowledged = 0;
+    let refused = loop {
+        let answer = client.with_key(&world.key, "POST", "/memory", Some(&long));
+        if answer.status != 201 {
+            break answer;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 1_000, "no file grew past the limit");
+    };
+    assert_eq!(refused.expect(503).code(), "storage_unavailable");
+    process.kill();
+    let process = Process::start(&data, &[], &[("ADMIN_KEY", ADMIN)]);
+    let held = world.state(&mut process.client()).held;
+    // One from before, and the refused one's outcome is unknown.
+    assert!(
+        (acknowledged + 1..=acknowledged + 2).contains(&held),
+        "{acknowledged}, {held}"
+    );
+    process.stop();
+    is_sound(&data);
+}
+
+/// Shows that whatever the binary makes can be read by its owner alone.
+#[test]
+fn what_it_makes_is_its_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let process = Process::start(&data, &[], &[("ADMIN_KEY", ADMIN)]);
+    process
+        .client()
+        .as_admin("POST", "/admin/backup", None)
+        .expect(201);
+    process.stop();
+    let mut folders = vec![data];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(
+            folder.metadata().unwrap().permissions().mode() & 0o77,
+            0,
+            "{folder:?}"
+        );
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let mode = path.metadata().unwrap().permissions().mode();
+                assert_eq!(mode & 0o77, 0, "{path:?}");
+                files += 1;
+            }
+        }
+    }
+    assert!(files >= 5, "{files}");
 }
