@@ -18,3 +18,4 @@ pub mod memory;
 pub mod plan;
 pub mod time;
 pub mod usage;
+pub mod webhook;
