@@ -23,6 +23,7 @@ mod high_water;
 mod keys;
 mod locks;
 mod memories;
+mod outbox;
 mod pieces;
 mod place;
 mod recovery;
@@ -66,6 +67,7 @@ pub use keys::{
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
+pub use outbox::{DueEvent, OutboxState};
 pub use place::{Built, NewTarget, TargetError};
 pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
@@ -158,6 +160,7 @@ struct Inner {
     locks: AccountLocks,
     stats: stats::Cache,
     totals: Totals,
+    outbox: outbox::Outbox,
     waiting_writes: Semaphore,
     /// Whether a check runs beside writes.
     checking: AtomicBool,
@@ -407,6 +410,11 @@ impl Inner {
             options.on_hung_disk,
         )
         .map_err(|error| directory::failed(directory.path(), error))?;
+        let recovering = |source| OpenError::Recovery {
+            path: directory.display(),
+            source,
+        };
+        let outbox = outbox::Outbox::open(&trees, damage).map_err(recovering)?;
         let inner = Self {
             committer,
             trees,
@@ -414,17 +422,13 @@ impl Inner {
             locks: AccountLocks::new(),
             stats: stats::Cache::new(),
             totals: Totals::default(),
+            outbox,
             waiting_writes: Semaphore::new(options.waiting_writes_max),
             checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),
             directory: Arc::clone(directory),
         };
-        let settled = inner
-            .recover(damage)
-            .map_err(|source| OpenError::Recovery {
-                path: directory.display(),
-                source,
-            })?;
+        let settled = inner.recover(damage).map_err(recovering)?;
         Ok((inner, settled))
     }
 
