@@ -8,9 +8,13 @@ use clap::Args;
 use crate::app::{AdminAccess, DEFAULT_ADMIN_KEY};
 use crate::domain::key::{KNOWN_KEY, Secret};
 use crate::domain::plan::Plan;
+use crate::domain::webhook::ENDPOINTS_MAX;
+use crate::webhooks::{Endpoint, Schedule};
 
 /// The shortest admin key that counts off loopback.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
+/// Characters of the secret that webhooks are signed with.
+const WEBHOOK_SECRET_CHARS: std::ops::RangeInclusive<usize> = 32..=256;
 
 /// A setting that the server cannot start with; a sentence that names it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +93,19 @@ pub struct ServeArgs {
     #[arg(long, env = "MIN_FREE_MIB", default_value_t = 256, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
     pub min_free_mib: u64,
+    /// Send events to this https URL, signed with `WEBHOOK_SECRET`; up to 8, each with a --webhook of its own
+    /// or separated by commas.
+    #[arg(
+        long = "webhook",
+        env = "WEBHOOKS",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub webhooks: Vec<String>,
+    /// Let webhooks be http, and go to addresses that are not public: loopback, link-local, private.
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE")]
+    pub webhook_allow_private: bool,
 }
 
 /// Secrets, from the environment or a file only: a flag would show in the list of processes.
@@ -98,6 +115,19 @@ pub struct Secrets {
     pub admin_key: Option<Secret>,
     /// `JAVLIN_API_KEY`.
     pub api_key: Option<Secret>,
+    /// `WEBHOOK_SECRET`.
+    pub webhook_secret: Option<Secret>,
+}
+
+/// Who is told what happens; nobody by default.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookConfig {
+    /// The receivers, at most [`ENDPOINTS_MAX`].
+    pub endpoints: Vec<Endpoint>,
+    /// Whether they may be at addresses that are not public.
+    pub allow_private: bool,
+    /// When an event is sent again.
+    pub schedule: Schedule,
 }
 
 /// The settings, checked.
@@ -133,6 +163,8 @@ pub struct Config {
     pub min_free_bytes: u64,
     /// See [`crate::store::Options::on_hung_disk`].
     pub on_hung_disk: fn(),
+    /// Who is told what happens.
+    pub webhooks: WebhookConfig,
     /// The secrets.
     pub secrets: Secrets,
 }
@@ -170,6 +202,11 @@ impl Config {
             backup_keep: usize::try_from(args.backup_keep).unwrap_or(7),
             min_free_bytes: args.min_free_mib << 20,
             on_hung_disk: || {},
+            webhooks: parse_webhooks(
+                &args.webhooks,
+                args.webhook_allow_private,
+                secrets.webhook_secret.is_some(),
+            )?,
             secrets,
         })
     }
@@ -237,6 +274,45 @@ fn parse_every(text: &str) -> Result<Duration, ConfigError> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// Parses the receivers of webhooks. No error has a URL in it: it may hold a token.
+fn parse_webhooks(
+    urls: &[String],
+    allow_private: bool,
+    has_secret: bool,
+) -> Result<WebhookConfig, ConfigError> {
+    let wrong = |what: String| Err(ConfigError(format!("--webhook (WEBHOOKS) {what}")));
+    let urls = urls.iter().map(|url| url.trim());
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (number, url) in (1..).zip(urls.filter(|url| !url.is_empty())) {
+        let endpoint = match Endpoint::parse(url, allow_private) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return wrong(format!("number {number} {error}")),
+        };
+        if endpoints.iter().any(|other| other.id() == endpoint.id()) {
+            return wrong(format!("number {number} is there twice; take one out"));
+        }
+        endpoints.push(endpoint);
+    }
+    if endpoints.len() > ENDPOINTS_MAX {
+        return wrong(format!(
+            "names {} URLs; {ENDPOINTS_MAX} is the most",
+            endpoints.len()
+        ));
+    }
+    if !endpoints.is_empty() && !has_secret {
+        return wrong(
+            "is set and WEBHOOK_SECRET is not; set it to 32 to 256 visible ASCII characters, such as `openssl \
+             rand -hex 32` prints, and give it to the receivers to check signatures with"
+                .to_owned(),
+        );
+    }
+    Ok(WebhookConfig {
+        endpoints,
+        allow_private,
+        schedule: Schedule::default(),
+    })
+}
+
 fn parse_url(text: &str) -> Result<String, ConfigError> {
     let wrong = || {
         ConfigError(format!(
@@ -289,9 +365,19 @@ impl Secrets {
                 ));
             }
         }
+        let webhook_secret = variable("WEBHOOK_SECRET")?;
+        if webhook_secret.as_ref().is_some_and(|secret| {
+            !WEBHOOK_SECRET_CHARS.contains(&secret.len()) || !is_visible_ascii(secret)
+        }) {
+            return Err(ConfigError(
+                "WEBHOOK_SECRET must be 32 to 256 visible ASCII characters, such as `openssl rand -hex 32` prints"
+                    .to_owned(),
+            ));
+        }
         Ok(Self {
             admin_key: admin_key.map(Secret::new),
             api_key: api_key.map(Secret::new),
+            webhook_secret: webhook_secret.map(Secret::new),
         })
     }
 }
@@ -382,9 +468,11 @@ mod tests {
             backup_keep: 1,
             min_free_bytes: 0,
             on_hung_disk: || {},
+            webhooks: WebhookConfig::default(),
             secrets: Secrets {
                 admin_key: admin_key.map(Secret::new),
                 api_key: None,
+                webhook_secret: None,
             },
         }
     }
@@ -405,6 +493,45 @@ mod tests {
         assert_eq!(access(Some("short"), false), "disabled");
         assert_eq!(access(Some(&long[1..]), false), "disabled");
         assert_eq!(access(Some(&long), false), "key");
+    }
+
+    #[test]
+    fn webhooks_are_checked_and_their_urls_not_shown() {
+        let parse = |urls: &[&str], private, secret| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            parse_webhooks(&urls, private, secret)
+        };
+        let (one, two) = ("https://a.example/token-1", "https://a.example/token-2");
+        let found = parse(&[one, "", " https://b.example "], false, true).unwrap();
+        assert_eq!(found.endpoints.len(), 2);
+        assert!(parse(&[""], false, false).unwrap().endpoints.is_empty());
+        assert!(parse(&["http://127.0.0.1:9/token"], true, true).is_ok());
+        let many: Vec<String> = (0..9).map(|n| format!("https://a.example/{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(parse(&many[..8], false, true).is_ok());
+        let cases: [(&[&str], bool, &str); 6] = [
+            (&[one], false, "WEBHOOK_SECRET"),
+            (&[one, two, one], true, "number 3 is there twice"),
+            (&["http://a.example/token"], true, "--webhook-allow-private"),
+            (&["https://10.0.0.1/token"], true, "WEBHOOK_ALLOW_PRIVATE"),
+            (
+                &["https://me:token@a.example/"],
+                true,
+                "has a user or a password",
+            ),
+            (&many, true, "names 9 URLs; 8 is the most"),
+        ];
+        for (urls, secret, words) in cases {
+            let error = parse(urls, false, secret).unwrap_err().0;
+            assert!(
+                error.contains("--webhook (WEBHOOKS)") && error.contains(words),
+                "{error}"
+            );
+            assert!(
+                !error.contains("token") && !error.contains(".example"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -17,12 +17,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, BackupSettings, Failure, Settings};
+use crate::app::{App, BackupSettings, Failure, Settings, WebhookEndpoint};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, WebhookConfig};
+use crate::domain::key::Secret;
 use crate::http;
 use crate::import;
 use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
+use crate::webhooks::{Courier, Endpoint, Schedule, Senders};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -81,6 +83,9 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// TLS cannot be set up.
+    #[error("webhooks cannot be sent: {0}")]
+    Webhooks(io::Error),
     /// The operator's key could not be made.
     #[error("JAVLIN_API_KEY cannot be made a key: {0}")]
     DefaultKey(String),
@@ -115,6 +120,15 @@ pub struct Server {
     connections_max: usize,
     idle: Duration,
     drain: Duration,
+    webhooks: Option<Webhooks>,
+}
+
+/// What sends webhooks, before it begins.
+#[derive(Debug)]
+struct Webhooks {
+    courier: Courier,
+    endpoints: Vec<Endpoint>,
+    schedule: Schedule,
 }
 
 impl Server {
@@ -167,6 +181,15 @@ impl Server {
             body_bytes_max: config.body_bytes_max,
             public_url: config.public_url,
             backups,
+            webhooks: config
+                .webhooks
+                .endpoints
+                .iter()
+                .map(|endpoint| WebhookEndpoint {
+                    id: endpoint.id(),
+                    url: endpoint.to_string(),
+                })
+                .collect(),
         };
         let app = App::new(store.clone(), clock, settings);
         if let Some(key) = &config.secrets.api_key {
@@ -180,6 +203,7 @@ impl Server {
                 Err(failure) => return Err(StartError::DefaultKey(failure.to_string())),
             }
         }
+        let webhooks = begin_webhooks(&app, config.webhooks, config.secrets.webhook_secret).await?;
         let (connections_max, idle, drain) = (config.connections_max, config.idle, config.drain);
         Ok(Self {
             listener,
@@ -188,6 +212,7 @@ impl Server {
             connections_max,
             idle,
             drain,
+            webhooks,
         })
     }
 
@@ -220,7 +245,15 @@ impl Server {
             connections_max,
             idle,
             drain,
+            webhooks,
         } = self;
+        let senders = webhooks.map(
+            |Webhooks {
+                 courier,
+                 endpoints,
+                 schedule,
+             }| { Senders::start(&app, &courier, endpoints, &schedule) },
+        );
         let sweeper = tokio::spawn(sweep(app.clone()));
         let backups = tokio::spawn(back_up(app.clone()));
         let routes = warp::service(http::routes(&app));
@@ -290,8 +323,15 @@ impl Server {
         } else {
             drain
         };
-        let drained = tokio::time::timeout(drain.saturating_sub(FLUSH_WAIT), graceful.shutdown());
-        if drained.await.is_err() {
+        let drain = drain.saturating_sub(FLUSH_WAIT);
+        let drained = tokio::time::timeout(drain, graceful.shutdown());
+        let sent = async {
+            if let Some(senders) = senders {
+                senders.stop(drain).await;
+            }
+        };
+        let (drained, ()) = tokio::join!(drained, sent);
+        if drained.is_err() {
             log::warn!("connections were still open after the drain time; they are cut");
         }
         sweeper.abort();
@@ -370,6 +410,37 @@ async fn keep_open(store: Store) -> EndError {
             wait = wait.saturating_mul(2).min(REOPEN_WAIT_MAX);
         }
     }
+}
+
+/// Says to the store where events go. Returns what sends them; `None` if nobody is to be told.
+async fn begin_webhooks(
+    app: &App,
+    config: WebhookConfig,
+    secret: Option<Secret>,
+) -> Result<Option<Webhooks>, StartError> {
+    match app.begin_webhooks().await {
+        Ok(()) => {}
+        Err(Failure::StorageUnavailable { .. } | Failure::StorageFull) => log::error!(
+            "the webhooks are not the ones that are set, since nothing can be written: make space on the disk \
+             and start again"
+        ),
+        Err(failure) => {
+            let error = io::Error::other(failure.to_string());
+            return Err(StartError::Webhooks(error));
+        }
+    }
+    let Some(secret) = secret.filter(|_| !config.endpoints.is_empty()) else {
+        return Ok(None);
+    };
+    for (number, endpoint) in (1..).zip(&config.endpoints) {
+        log::info!("webhook {number}: {}", endpoint.authority());
+    }
+    let courier = Courier::new(secret, config.allow_private).map_err(StartError::Webhooks)?;
+    Ok(Some(Webhooks {
+        courier,
+        endpoints: config.endpoints,
+        schedule: config.schedule,
+    }))
 }
 
 async fn sweep(app: App) {

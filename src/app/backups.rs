@@ -229,6 +229,7 @@ mod tests {
                     every,
                     keep: 3,
                 },
+                webhooks: Vec::new(),
             };
             App::new(store, Clock::Manual(clock.clone()), settings)
         }

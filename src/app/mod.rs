@@ -11,6 +11,7 @@ mod failure;
 mod keys;
 mod memories;
 mod system;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,12 +32,14 @@ pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
+pub use webhooks::{WebhookEndpoint, WebhookStatus};
 
 use backups::Backups;
+use webhooks::Webhooks;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, KeyRow, Page, PageStart,
-    Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, DueEvent, KeyRow, Page,
+    PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -52,6 +55,8 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// Where backups go, and which are made unasked.
     pub backups: BackupSettings,
+    /// Who is told what happens.
+    pub webhooks: Vec<WebhookEndpoint>,
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.
@@ -65,18 +70,21 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    webhooks: Webhooks,
 }
 
 impl App {
     /// Puts a service together.
     #[must_use]
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
+        let webhooks = Webhooks::new(&settings.webhooks);
         Self(Arc::new(Inner {
             store,
             clock,
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            webhooks,
         }))
     }
 

@@ -89,6 +89,7 @@ fn make() -> Result<Fixture, String> {
             body_bytes_max: 65_536,
             public_url: None,
             backups: BackupSettings::asked_only(directory.join("backups")),
+            webhooks: Vec::new(),
         };
         let clock = Clock::Manual(ManualClock::new(NOW));
         App::new(store.clone(), clock, settings)

@@ -46,7 +46,7 @@ pub struct Message {
     /// `evt_…`: the same in each attempt.
     pub id: String,
     /// What happened, such as `key.created`.
-    pub kind: &'static str,
+    pub kind: String,
     /// The event as JSON.
     pub body: String,
 }
@@ -210,7 +210,7 @@ impl Courier {
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONNECTION, "close")
-            .header("X-MemoryOS-Event", message.kind)
+            .header("X-MemoryOS-Event", &message.kind)
             .header("X-MemoryOS-Delivery", &message.id)
             .header("X-MemoryOS-Timestamp", timestamp)
             .header(

@@ -12,4 +12,6 @@ pub mod sender;
 pub mod signature;
 
 pub use backoff::Schedule;
-pub use endpoint::Endpoint;
+pub use delivery::Courier;
+pub use endpoint::{Endpoint, EndpointError};
+pub use sender::Senders;

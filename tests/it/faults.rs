@@ -138,6 +138,7 @@ async fn a_panic_in_a_handler_is_500() {
         body_bytes_max: 65_536,
         public_url: None,
         backups: BackupSettings::asked_only(directory.path().join("backups")),
+        webhooks: Vec::new(),
     };
     let app = App::new(store, Clock::System, settings);
     let broken = tower::service_fn(|_: http::Request<()>| async { panic!("on purpose") });

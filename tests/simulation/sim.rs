@@ -305,6 +305,7 @@ impl Sim {
             body_bytes_max: 65_536,
             public_url: None,
             backups: BackupSettings::asked_only(self.home.path().join("backups")),
+            webhooks: Vec::new(),
         };
         let app = App::new(store.clone(), Clock::Manual(self.clock.clone()), settings);
         self.service = Some((app, store));

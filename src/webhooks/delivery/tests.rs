@@ -27,7 +27,7 @@ async fn deliver(by: &Courier, url: &str) -> Result<u16, DeliveryError> {
 fn message() -> Message {
     Message {
         id: "evt_1".to_owned(),
-        kind: "key.created",
+        kind: "key.created".to_owned(),
         body: r#"{"id":"evt_1"}"#.to_owned(),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
 use memoryos::clock::{Clock, ManualClock};
-use memoryos::config::{Config, Secrets};
+use memoryos::config::{Config, Secrets, WebhookConfig};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
 use memoryos::domain::time::Timestamp;
@@ -26,6 +26,8 @@ use tokio::task::JoinHandle;
 pub(crate) const START: &str = "2026-01-15T12:00:00+00:00";
 /// The default admin key of a server on loopback.
 pub(crate) const ADMIN_KEY: &str = "admin-secret-key";
+/// What every test's webhooks are signed with.
+pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-0123456789abcdefgh";
 /// The warning under a quarter of the credits.
 pub(crate) const LOW: &str = "Low credits - less than 25% remaining";
 
@@ -43,6 +45,8 @@ pub(crate) struct Options {
     pub start: &'static str,
     /// A folder for backups, and how often they are due.
     pub backups: Option<(PathBuf, Duration)>,
+    /// Who is told what happens.
+    pub webhooks: WebhookConfig,
 }
 
 impl Default for Options {
@@ -57,6 +61,7 @@ impl Default for Options {
             min_free_bytes: 0,
             start: START,
             backups: None,
+            webhooks: WebhookConfig::default(),
         }
     }
 }
@@ -140,9 +145,11 @@ impl Server {
             backup_keep: 7,
             min_free_bytes: options.min_free_bytes,
             on_hung_disk: || {},
+            webhooks: options.webhooks.clone(),
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
+                webhook_secret: Some(Secret::new(WEBHOOK_SECRET)),
             },
         }
     }
