@@ -13,6 +13,16 @@ pub const ENDPOINTS_MAX: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointId(pub [u8; 8]);
 
+/// The events that are sent.
+pub const EVENTS_SENT: [&str; 6] = [
+    "credits.low",
+    "credits.exhausted",
+    "memory.near_limit",
+    "key.created",
+    "key.revoked",
+    "plan.changed",
+];
+
 impl EndpointId {
     /// Returns the id of the endpoint with this URL.
     #[must_use]
