@@ -23,3 +23,4 @@ mod openapi;
 mod process;
 mod protocol;
 mod tidy;
+mod webhooks;

@@ -4,6 +4,8 @@
 //! stands still until the test moves it. Callers are [`Actor`]s: `anonymous()`, `account(plan)`,
 //! `admin()`, `revoked_key()`.
 
+pub(crate) mod receiver;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -169,6 +171,23 @@ impl Server {
             drop(stopped.await);
         })));
         Ok(())
+    }
+
+    /// Returns host and port.
+    pub(crate) fn address(&self) -> String {
+        self.base.trim_start_matches("http://").to_owned()
+    }
+
+    /// What the next start begins with.
+    pub(crate) fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Stops the server, and waits until it has ended.
+    pub(crate) async fn stop(mut self) {
+        self.store = None;
+        self.stop = None;
+        self.task.take().unwrap().await.unwrap().unwrap();
     }
 
     /// Stops the server and starts it again on the same directory.

@@ -23,6 +23,7 @@ mod hostile;
 mod secrecy;
 mod soak;
 mod storm;
+mod webhooks;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
