@@ -400,9 +400,11 @@ impl Inner {
         let mut high_water = HighWater::new(trees.meta.clone(), directory.path(), counted);
         directory::prove_durable(&db, &mut high_water, directory)?;
         directory.look_for_space(options.reserve_bytes);
+        let marked = Arc::clone(directory);
         let committer = Committer::start(
             db.clone(),
             high_water,
+            Box::new(move || marked.mark_unsynced()),
             Arc::clone(alarm),
             options.on_hung_disk,
         )
