@@ -29,7 +29,7 @@ use memoryos::domain::account::AccountKey;
 use memoryos::domain::json::Object;
 use memoryos::domain::key::{KeyHash, KeyId, Secret};
 use memoryos::domain::memory::{MemoryId, NewMemory};
-use memoryos::domain::plan::{Operation, Plan};
+use memoryos::domain::plan::{Operation, Plan, Prices};
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{AddMemory, KeyState, NewAccount, NewKey, Options, PageStart, Store};
 use tokio::runtime::Runtime;
@@ -126,7 +126,7 @@ impl Bench {
                     let new = NewAccount {
                         account,
                         name: None,
-                        plan: Plan::Premium,
+                        plan: Plan::PREMIUM,
                         key: new_key(&format!("key {i}")),
                         created_at: START,
                     };
@@ -164,7 +164,7 @@ impl Bench {
 
     /// Debits one read of the account and asserts that it was paid for.
     async fn debit(&self, account: AccountKey, n: u64) {
-        let price = Operation::ListMemories.price();
+        let price = Prices::SEED.of(Operation::ListMemories);
         let debited = self
             .store
             .debit(account, 1, price, time_of(n))
@@ -181,7 +181,7 @@ impl Bench {
             key_id: "key_000000000000",
             memory,
             id: MemoryId::new(START.millis() + n, 1 << 60),
-            cost: Operation::AddMemory.price(),
+            cost: Prices::SEED.of(Operation::AddMemory),
             now: time_of(n),
             replay: None,
         };

@@ -133,7 +133,7 @@ impl App {
             let new = NewAccount {
                 account: AccountKey::new(now.millis(), random_bits()),
                 name: Some(DEFAULT_ACCOUNT.to_owned()),
-                plan: Plan::Premium,
+                plan: self.plans().most(),
                 key,
                 created_at: now,
             };

@@ -4,7 +4,7 @@ use crate::domain::key::NoEntropy;
 use crate::domain::memory::MemoryError;
 use crate::domain::plan::{Plan, UnknownPlan};
 use crate::domain::usage::{Balance, Refusal};
-use crate::store::{CheckRefusal, OpError, StoreError};
+use crate::store::{CheckRefusal, StoreError};
 
 /// Why a request was not done. `http` gives each a status, a code and words.
 #[derive(Debug)]
@@ -130,16 +130,6 @@ impl From<NoEntropy> for Failure {
 impl From<UnknownPlan> for Failure {
     fn from(error: UnknownPlan) -> Self {
         Self::InvalidPlan(error)
-    }
-}
-
-impl From<OpError<Refusal>> for Failure {
-    /// For reads, which cost 1 at most; writes name their cost with [`Failure::of_usage`].
-    fn from(error: OpError<Refusal>) -> Self {
-        match error {
-            OpError::Refused(refusal) => Self::of_usage(refusal, 1),
-            OpError::Store(error) => error.into(),
-        }
     }
 }
 

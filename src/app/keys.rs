@@ -132,7 +132,7 @@ impl App {
         let Some(email) = email else {
             return Err(Failure::UserNotFound);
         };
-        let plan = request.plan.unwrap_or(Plan::Free);
+        let plan = request.plan.unwrap_or_else(|| self.plans().least());
         let description = request
             .description
             .clone()
@@ -331,7 +331,7 @@ impl App {
 
 /// The first key of an account that the admin has just made.
 fn first_key(made: SignedUp) -> Result<CreatedKey, Failure> {
-    let plan = made.account.usage.plan;
+    let plan = made.account.usage.plan();
     let key = made.account.keys.into_iter().next();
     let key = key.ok_or_else(|| Failure::Internal("a new account has no key".to_owned()))?;
     Ok(CreatedKey {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cycle::{BillingCycle, billing_cycle, boundary};
 use super::memory::MemoryId;
-use super::plan::Plan;
+use super::plan::{Plan, PlanNo, Plans};
 use super::time::Timestamp;
 
 /// Most writes of one account that may be under way at once; more wait.
@@ -23,8 +23,8 @@ pub type KeyNo = u32;
 /// The counters of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// What the account has bought.
-    pub plan: Plan,
+    /// What the account has bought; [`Self::plan`] has its terms.
+    pub plan: PlanNo,
     /// The instant from which billing cycles are counted.
     pub anchor: Timestamp,
     /// Index of the billing cycle that the counters are of.
@@ -53,12 +53,15 @@ pub struct Usage {
     pub shares: Vec<Share>,
     /// Writes under way, oldest first.
     pub intents: Vec<Intent>,
+    /// The table that the numbers of plans are of. No part of the record: whoever decodes one sets it.
+    #[serde(skip, default = "Plans::seed")]
+    pub plans: &'static Plans,
 }
 
 /// What of a usage only grows, or changes for a reason only; see [`Usage::mark`].
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
-    plan: Plan,
+    plan: PlanNo,
     cycle: u32,
     granted: u64,
     used_ever: u64,
@@ -73,8 +76,8 @@ pub struct Mark {
 pub struct Share {
     /// Which key.
     pub key_no: KeyNo,
-    /// The plan that caps the key, if it was made with one.
-    pub cap: Option<Plan>,
+    /// The plan that caps the key, if it was made with one; [`Usage::cap_of`] has its terms.
+    pub cap: Option<PlanNo>,
     /// Credits spent in this cycle.
     pub used: u64,
     /// Credits spent since the key was made.
@@ -88,10 +91,10 @@ pub struct Share {
 impl Share {
     /// Returns the share of a key that has done nothing yet.
     #[must_use]
-    pub const fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
+    pub fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
         Self {
             key_no,
-            cap,
+            cap: cap.map(Plan::no),
             used: 0,
             used_ever: 0,
             held: 0,
@@ -195,7 +198,7 @@ impl Usage {
     #[must_use]
     pub fn new(plan: Plan, anchor: Timestamp) -> Self {
         Self {
-            plan,
+            plan: plan.no(),
             anchor,
             cycle: 0,
             cycle_end: boundary(anchor, 1),
@@ -210,7 +213,24 @@ impl Usage {
             stats_due: 1_000,
             shares: Vec::new(),
             intents: Vec::new(),
+            plans: plan.plans(),
         }
+    }
+
+    /// Returns what the account has bought. The lowest plan for a number that no plan has: the store lets
+    /// no such record through.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.plans
+            .by_no(self.plan)
+            .unwrap_or_else(|| self.plans.least())
+    }
+
+    /// Returns the plan that caps a key, if one does.
+    #[must_use]
+    pub fn cap_of(&self, share: &Share) -> Option<Plan> {
+        let known = |no| self.plans.by_no(no).unwrap_or_else(|| self.plans.least());
+        share.cap.map(known)
     }
 
     /// Enters the cycle that holds `now`, if it is a later one: grants the plan's credits, once however
@@ -227,7 +247,7 @@ impl Usage {
         }
         self.cycle = cycle.index;
         self.cycle_end = cycle.end;
-        self.granted = self.plan.credits_per_cycle();
+        self.granted = self.plan().credits_per_cycle();
         self.used = 0;
         for share in &mut self.shares {
             share.used = 0;
@@ -238,15 +258,16 @@ impl Usage {
     /// Returns the account's own numbers.
     #[must_use]
     pub fn balance(&self) -> Balance {
+        let plan = self.plan();
         Balance {
-            plan: self.plan,
-            credits_limit: self.plan.credits_per_cycle(),
+            plan,
+            credits_limit: plan.credits_per_cycle(),
             credits_remaining: self.remaining(),
             credits_used: self.used,
             credits_used_ever: self.used_ever,
-            memory_limit: self.plan.memories_max(),
+            memory_limit: plan.memories_max(),
             memory_count: self.held,
-            memory_remaining: self.plan.memories_max().saturating_sub(self.held),
+            memory_remaining: plan.memories_max().saturating_sub(self.held),
             reset: self.cycle_end,
             capped: false,
         }
@@ -267,8 +288,10 @@ impl Usage {
     #[must_use]
     pub fn balance_of_share(&self, share: &Share) -> Balance {
         let account = self.balance();
-        let Some(cap) = share.cap else { return account };
-        let plan = cap.min(self.plan);
+        let Some(cap) = self.cap_of(share) else {
+            return account;
+        };
+        let plan = cap.min(account.plan);
         let own_credits = plan.credits_per_cycle().saturating_sub(share.used);
         let own_room = plan.memories_max().saturating_sub(share.held);
         Balance {
@@ -400,14 +423,14 @@ impl Usage {
     /// and the new plan's; the same plan changes nothing. What was used stays.
     pub fn change_plan(&mut self, plan: Plan, now: Timestamp) -> Plan {
         self.roll_over(now);
-        let previous = self.plan;
+        let previous = self.plan();
         let remaining = match plan.cmp(&previous) {
             std::cmp::Ordering::Equal => return previous,
             std::cmp::Ordering::Greater => plan.credits_per_cycle(),
             std::cmp::Ordering::Less => self.remaining().min(plan.credits_per_cycle()),
         };
         self.granted = self.used.saturating_add(remaining);
-        self.plan = plan;
+        self.plan = plan.no();
         previous
     }
 
@@ -544,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_debit_takes_all_or_nothing() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         assert_eq!(usage.debit(1, 99, at(1)).unwrap().credits_remaining, 1);
         let before = usage.clone();
         let refused = usage.debit(1, 2, at(2)).unwrap_err();
@@ -560,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_cycle_is_granted_once_whatever_the_clock_does() {
-        let mut usage = usage(Plan::Free, &[Some(Plan::Free)]);
+        let mut usage = usage(Plan::FREE, &[Some(Plan::FREE)]);
         usage.debit(1, 100, at(30)).unwrap();
         assert_eq!(usage.debit(1, 40, at(31)).unwrap().credits_remaining, 60);
         assert_eq!((usage.cycle, usage.used, usage.shares[0].used), (1, 40, 40));
@@ -575,43 +598,43 @@ mod tests {
 
     #[test]
     fn plans_change_as_the_contract_says() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.debit(1, 40, at(1)).unwrap();
-        assert_eq!(usage.change_plan(Plan::Free, at(1)), Plan::Free);
+        assert_eq!(usage.change_plan(Plan::FREE, at(1)), Plan::FREE);
         assert_eq!(usage.balance().credits_remaining, 60);
-        assert_eq!(usage.change_plan(Plan::Pro, at(1)), Plan::Free);
+        assert_eq!(usage.change_plan(Plan::PRO, at(1)), Plan::FREE);
         assert_eq!(
             (usage.balance().credits_remaining, usage.used),
             (10_000, 40)
         );
         usage.debit(1, 9_950, at(1)).unwrap();
-        usage.change_plan(Plan::Free, at(1));
+        usage.change_plan(Plan::FREE, at(1));
         assert_eq!((usage.balance().credits_remaining, usage.used), (50, 9_990));
-        usage.change_plan(Plan::Premium, at(1));
-        usage.change_plan(Plan::Free, at(1));
+        usage.change_plan(Plan::PREMIUM, at(1));
+        usage.change_plan(Plan::FREE, at(1));
         assert_eq!(usage.balance().credits_remaining, 100);
         assert_eq!(usage.granted - usage.used, 100);
     }
 
     #[test]
     fn a_capped_key_has_limits_of_its_own_within_the_accounts() {
-        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
+        let mut usage = usage(Plan::PRO, &[None, Some(Plan::FREE)]);
         assert_eq!(usage.debit(2, 30, at(1)).unwrap().credits_remaining, 70);
         assert_eq!(usage.debit(1, 9_960, at(1)).unwrap().credits_remaining, 10);
         let capped = usage.balance_of(2).unwrap();
         assert_eq!((capped.credits_remaining, capped.credits_limit), (10, 100));
         assert_eq!(
             (capped.plan, capped.credits_used, capped.capped),
-            (Plan::Free, 30, true)
+            (Plan::FREE, 30, true)
         );
         // The account's downgrade lowers an uncapped key, never lifts a capped one.
-        usage.change_plan(Plan::Premium, at(1));
+        usage.change_plan(Plan::PREMIUM, at(1));
         assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 70);
     }
 
     #[test]
     fn an_add_counts_and_its_undoing_leaves_no_trace() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.debit(1, 10, at(0)).unwrap();
         let before = usage.clone();
         let id = MemoryId::new(at(0).millis(), 7);
@@ -635,7 +658,7 @@ mod tests {
 
     #[test]
     fn an_undone_add_of_an_earlier_cycle_takes_nothing_from_this_one() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         let (intent, _) = usage
             .begin_add(1, MemoryId::new(1, 1), 2, None, at(30))
             .unwrap();
@@ -646,7 +669,7 @@ mod tests {
 
     #[test]
     fn credits_are_refused_before_room() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.held = 100;
         let add = |usage: &mut Usage| usage.begin_add(1, MemoryId::new(1, 1), 2, None, at(1));
         assert!(matches!(add(&mut usage), Err(Refusal::MemoryLimit(b)) if b.memory_count == 100));
@@ -657,7 +680,7 @@ mod tests {
 
     #[test]
     fn a_delete_frees_the_place_of_the_key_that_stored() {
-        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
+        let mut usage = usage(Plan::PRO, &[None, Some(Plan::FREE)]);
         let (add, _) = usage
             .begin_add(2, MemoryId::new(1, 1), 2, None, at(1))
             .unwrap();
@@ -669,7 +692,7 @@ mod tests {
 
     #[test]
     fn intents_are_bounded() {
-        let mut usage = usage(Plan::Pro, &[None]);
+        let mut usage = usage(Plan::PRO, &[None]);
         for n in 0..INTENTS_MAX as u64 {
             usage
                 .begin_add(1, MemoryId::new(n, 1), 2, None, at(1))
@@ -693,7 +716,7 @@ mod tests {
 
     #[test]
     fn warnings_compare_whole_numbers() {
-        let mut balance = usage(Plan::Free, &[]).balance();
+        let mut balance = usage(Plan::FREE, &[]).balance();
         balance.credits_remaining = 25;
         balance.memory_count = 90;
         assert!(!balance.credits_low() && !balance.memory_nearly_full());
@@ -708,13 +731,13 @@ mod tests {
     fn a_step_that_breaks_a_rule_is_seen() {
         // Shows each rule with a mistake that breaks it, and that honest steps break none.
         let now = at(0);
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         let mark = usage.mark();
         usage.debit(1, 2, now).unwrap();
         let (_, _) = usage
             .begin_add(1, MemoryId::new(5, 5), 2, None, now)
             .unwrap();
-        usage.change_plan(Plan::Pro, now);
+        usage.change_plan(Plan::PRO, now);
         assert_eq!(usage.broken_since(&mark), None);
         let mistakes: [(&str, Mistake); 9] = [
             ("more credits are used", |u| u.used = u.granted + 1),

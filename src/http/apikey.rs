@@ -101,7 +101,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
     }
     let email = email_field(&mut fields)?;
     let account_id = fields.string("account_id")?.map(account_id_form);
-    let plan = fields.plan("plan")?;
+    let plan = fields.plan("plan", app.plans())?;
     let description = fields.string("description")?;
     fields.finish()?;
     if description

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::app::{Caller, Principal};
 use crate::domain::json::{self, Object};
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, Plans};
 
 use super::error::{ApiError, Code};
 
@@ -136,14 +136,18 @@ impl Fields {
     }
 
     /// Takes a field that must be a plan's name if it is there.
-    pub(super) fn plan(&mut self, name: &str) -> Result<Option<Plan>, ApiError> {
+    pub(super) fn plan(
+        &mut self,
+        name: &str,
+        plans: &'static Plans,
+    ) -> Result<Option<Plan>, ApiError> {
         let Some(value) = self.0.take_optional(name) else {
             return Ok(None);
         };
         let text = json::string(&value).ok_or_else(|| {
             ApiError::from(crate::domain::plan::UnknownPlan(shortened(value.get())))
         })?;
-        Ok(Some(text.parse::<Plan>().map_err(|error| {
+        Ok(Some(plans.get(&text).map_err(|error| {
             ApiError::from(crate::domain::plan::UnknownPlan(shortened(&error.0)))
         })?))
     }

@@ -576,7 +576,7 @@ mod tests {
             created_at: NOW,
             active: vec![],
         };
-        let usage = Usage::new(Plan::Free, NOW);
+        let usage = Usage::new(Plan::FREE, NOW);
         let mut bytes = Vec::new();
         for (kind, value) in [
             (Kind::Account, encode(&users).unwrap()),

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::domain::account::AccountKey;
 use crate::domain::key::KeyHash;
 use crate::domain::memory::MemoryId;
-use crate::domain::plan::Plan;
+use crate::domain::plan::Plans;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::fuzzing::{Outcome, ensure};
@@ -15,6 +15,7 @@ use super::StoreError;
 use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
 use super::schema::{AccountRecord, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead};
 use super::stats::{Counts, Delta};
+use super::usage::decode_usage;
 
 /// 1 January 2026.
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -34,7 +35,7 @@ pub(crate) fn stored_records(bytes: &[u8]) -> Outcome {
         1 => owned::<KeyRecord>(bytes),
         2 => {
             owned::<Usage>(bytes)?;
-            decode::<Usage>(bytes).map_or(Ok(()), |usage| usage_obeys(&usage))
+            decode_usage(bytes, Plans::seed()).map_or(Ok(()), |usage| usage_obeys(&usage))
         }
         3 => again(
             decode_borrowed::<MemoryHead<'_>>(bytes),
@@ -136,7 +137,7 @@ fn usage_obeys(usage: &Usage) -> Outcome {
         for intent in rolled.intents.iter().chain(&usage.intents.clone()) {
             usage.undo(intent);
         }
-        for plan in Plan::ALL {
+        for plan in Plans::seed().iter() {
             usage.change_plan(plan, now);
             ensure!(
                 !was_sound || usage.used <= usage.granted,

@@ -485,9 +485,9 @@ fn cap_for(
     let makers_cap = match maker {
         None => None,
         // Without this a capped key could make an uncapped one while it is being revoked.
-        Some(no) => usage.share(no).ok_or(CreateKeyRefusal::MakerRevoked)?.cap,
+        Some(no) => usage.cap_of(usage.share(no).ok_or(CreateKeyRefusal::MakerRevoked)?),
     };
-    let own = makers_cap.map_or(usage.plan, |cap| cap.min(usage.plan));
+    let own = makers_cap.map_or(usage.plan(), |cap| cap.min(usage.plan()));
     match asked {
         Some(plan) if plan > own => Err(CreateKeyRefusal::AboveOwn(own)),
         Some(plan) => Ok(Some(plan)),

@@ -51,6 +51,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
+use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
@@ -92,6 +93,8 @@ pub struct Options {
     /// disk: after that it could not even read what it was writing, and would have to be opened anew.
     /// Writes go on by themselves once there is space again. 0 turns it off.
     pub reserve_bytes: u64,
+    /// The table of plans.
+    pub plans: &'static Plans,
     /// Called once when a flush does not end, after writes were stopped: for a server, to end the process.
     pub on_hung_disk: fn(),
 }
@@ -102,6 +105,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             waiting_writes_max: 4_096,
             reserve_bytes: 8 << 20,
+            plans: Plans::seed(),
             on_hung_disk: || {},
         }
     }
@@ -156,6 +160,7 @@ struct Inner {
     trees: Trees,
     db: sled::Db,
     locks: AccountLocks,
+    plans: &'static Plans,
     stats: stats::Cache,
     totals: Totals,
     waiting_writes: Semaphore,
@@ -412,6 +417,7 @@ impl Inner {
             trees,
             db,
             locks: AccountLocks::new(),
+            plans: options.plans,
             stats: stats::Cache::new(),
             totals: Totals::default(),
             waiting_writes: Semaphore::new(options.waiting_writes_max),

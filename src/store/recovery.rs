@@ -10,6 +10,7 @@ use crate::domain::usage::{Intent, IntentKind, Usage};
 use super::codec::{decode, encode};
 use super::pieces::{self, Owner};
 use super::schema::{AccountRecord, KeyIntent, memory_key, op_key, part};
+use super::usage::decode_usage;
 use super::{Inner, Ordering, StoreError};
 
 /// What recovery does about a record that is damaged.
@@ -72,7 +73,7 @@ impl Inner {
     /// memories the account holds.
     fn recover_usage(&self, key: &[u8], bytes: &[u8]) -> Result<(u64, u64), StoreError> {
         let account = AccountKey(part(key, 0).ok_or_else(|| bad_key("usage"))?);
-        let mut usage: Usage = decode(bytes)?;
+        let mut usage = decode_usage(bytes, self.plans)?;
         let mut settled = 0;
         if !usage.intents.is_empty() {
             settled = self.recover_memories(account, &mut usage)?;

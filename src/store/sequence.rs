@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn usage(n: u8) -> Raw {
-        let usage = Usage::new(Plan::Free, NOW);
+        let usage = Usage::new(Plan::FREE, NOW);
         (Kind::Usage, account(n).0.to_vec(), encode(&usage).unwrap())
     }
 
@@ -434,7 +434,7 @@ mod tests {
         };
         assert_eq!(with_piece(7, 0), Ok(()));
         assert!(with_piece(8, 0).is_err() && with_piece(7, 1).is_err());
-        let mut busy = Usage::new(Plan::Free, NOW);
+        let mut busy = Usage::new(Plan::FREE, NOW);
         busy.intents.push(Intent {
             op: 1,
             cycle: 0,

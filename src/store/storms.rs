@@ -164,7 +164,7 @@ async fn mint(store: &Store, account: AccountKey, secret: &str) -> Key {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_balance() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let mut debits = 0;
     for round in 0..rounds() {
         // Odd balances too, which the price does not divide.
@@ -205,7 +205,7 @@ async fn one_balance() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_last_place() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Pro).await;
+    let account = sky.account(0, Plan::PRO).await;
     let key = first_key(&sky.store, account);
     let fill = (0..99).map(|_| {
         let (store, key) = (sky.store.clone(), key.clone());
@@ -213,7 +213,7 @@ async fn one_last_place() {
     });
     race(fill.collect()).await;
     sky.store
-        .change_plan(account, Plan::Free, NOW)
+        .change_plan(account, Plan::FREE, NOW)
         .await
         .unwrap();
     let mut refused = 0;
@@ -248,7 +248,7 @@ async fn one_last_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_pair_of_keys() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let mut stays = first_key(&sky.store, account);
     let (used, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     for round in 0..rounds() {
@@ -334,7 +334,7 @@ async fn one_email() {
                 let new = NewAccount {
                     account,
                     name: Some(name),
-                    plan: Plan::Free,
+                    plan: Plan::FREE,
                     key: new_key(&format!("key {n} of round {round}")),
                     created_at: NOW,
                 };
@@ -370,7 +370,7 @@ async fn one_email() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_idempotency_key() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let key = first_key(&sky.store, account);
     let (replayed, in_flight) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     for round in 0..rounds() {
@@ -428,7 +428,7 @@ async fn one_idempotency_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn plans_and_debits() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Free).await;
+    let account = sky.account(0, Plan::FREE).await;
     let mut charged = 0;
     for round in 0..rounds() {
         let before = sky.store.usage(account, NOW).unwrap();
@@ -436,10 +436,10 @@ async fn plans_and_debits() {
             let store = sky.store.clone();
             async move {
                 if n < 2 {
-                    let plans = [Plan::Free, Plan::Pro, Plan::Free, Plan::Premium];
+                    let plans = [Plan::FREE, Plan::PRO, Plan::FREE, Plan::PREMIUM];
                     let plan = plans[usize::try_from((round + n) % 4).unwrap()];
                     let (_, usage) = store.change_plan(account, plan, NOW).await.unwrap();
-                    assert_eq!(usage.plan, plan);
+                    assert_eq!(usage.plan(), plan);
                     return 0;
                 }
                 match store.debit(account, 1, 5, NOW).await {
@@ -455,7 +455,7 @@ async fn plans_and_debits() {
         assert!(after.used <= after.granted, "round {round}");
         let left = after.granted - after.used;
         assert!(
-            left <= after.plan.credits_per_cycle(),
+            left <= after.plan().credits_per_cycle(),
             "round {round}: {left}"
         );
         charged += paid;
@@ -469,7 +469,7 @@ async fn plans_and_debits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn adds_deletes_and_recounts() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let key = first_key(&sky.store, account);
     let mut there: Vec<MemoryId> = Vec::new();
     for round in 0..rounds() {
@@ -605,7 +605,7 @@ async fn write_everything(store: &Store, n: u64, rounds: u64) {
             .await
             .unwrap();
         store.debit(account, key.0, 1, NOW).await.unwrap();
-        let plan = [Plan::Premium, Plan::Pro][usize::try_from(round % 2).unwrap()];
+        let plan = [Plan::PREMIUM, Plan::PRO][usize::try_from(round % 2).unwrap()];
         store.change_plan(account, plan, NOW).await.unwrap();
         store.stats(account).await.unwrap();
         let inner = store.inner().unwrap();

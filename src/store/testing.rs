@@ -89,7 +89,7 @@ pub(super) async fn sign_up(
     let new = NewAccount {
         account,
         name: name.map(str::to_owned),
-        plan: Plan::Pro,
+        plan: Plan::PRO,
         key,
         created_at: NOW,
     };

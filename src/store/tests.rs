@@ -106,7 +106,7 @@ async fn too_many_waiting_writes_are_refused() {
     let inner = store.inner().unwrap();
     let ticket = inner.admit().unwrap();
     let refused = store
-        .change_plan(account, crate::domain::plan::Plan::Premium, NOW)
+        .change_plan(account, crate::domain::plan::Plan::PREMIUM, NOW)
         .await;
     assert!(matches!(refused, Err(StoreError::Overloaded)));
     assert_eq!(store.usage(account, NOW).unwrap(), before);

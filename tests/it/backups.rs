@@ -80,7 +80,7 @@ pub(crate) fn make_large(data: &Path, count: u64) -> AccountKey {
         })
         .unwrap();
     }
-    let mut usage = Usage::new(Plan::Premium, at(NOW));
+    let mut usage = Usage::new(Plan::PREMIUM, at(NOW));
     usage.next_key_no = 2;
     usage.shares.push(Share::new(1, None));
     let secret = Secret::new("0123456789abcdef0123456789abcdef");
@@ -110,7 +110,7 @@ async fn the_admin_makes_a_backup_that_brings_everything_back() {
     // Shows every field of the answer, the file under the data directory, who may not, and that what is
     // restored answers: memories, credits, revoked keys, recorded answers, taken e-mails.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
     let gone = server.made(&bo.post("/apikey/new", &json!({})).await.ok(201));
     bo.delete(&format!("/apikey/{}", gone.key_id)).await.ok(200);
     bo.add("t").await;
@@ -187,7 +187,7 @@ async fn backups_take_turns() {
     // Shows that of many at once each is made whole or refused with a time to wait, and that a failed disk
     // is told as such and leaves nothing behind.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     bo.add("t").await;
     let admin = server.admin();
     let mut asked = tokio::task::JoinSet::new();
@@ -226,7 +226,7 @@ async fn a_server_makes_the_backups_that_are_due() {
     let auto = |n: u32| format!("memoryos-auto-20260115T1{n}0000Z.backup");
     wait_for(|| names(&named) == [auto(2)]).await;
     server.restart().await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     server.clock.advance(3_600);
     server.restart().await;
     wait_for(|| names(&named) == [auto(2), auto(3)]).await;
@@ -335,7 +335,7 @@ async fn new_account(store: &Store) -> AccountKey {
     let new = store::NewAccount {
         account: AccountKey::new(2_000, 6),
         name: None,
-        plan: Plan::Premium,
+        plan: Plan::PREMIUM,
         key: store::NewKey {
             hash: secret.hash(),
             id: KeyId::generate().unwrap(),

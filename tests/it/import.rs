@@ -196,13 +196,13 @@ fn the_real_files_become_five_accounts() {
         })
         .collect();
     let expected = [
-        (Some("ana@example.com"), Plan::Pro, 9_951, 49, 49, 20, 2),
-        (Some("bo@example.com"), Plan::Free, 86, 14, 14, 7, 1),
-        (None, Plan::Premium, 99_992, 8, 8, 4, 1),
-        (Some("di@example.com"), Plan::Free, 60, 40, 40, 0, 1),
+        (Some("ana@example.com"), Plan::PRO, 9_951, 49, 49, 20, 2),
+        (Some("bo@example.com"), Plan::FREE, 86, 14, 14, 7, 1),
+        (None, Plan::PREMIUM, 99_992, 8, 8, 4, 1),
+        (Some("di@example.com"), Plan::FREE, 60, 40, 40, 0, 1),
         (
             Some("enterprise@example.com"),
-            Plan::Premium,
+            Plan::PREMIUM,
             99_988,
             12,
             12,
@@ -554,7 +554,7 @@ fn keys_of_one_email_are_merged() {
             let left = usage.balance().credits_remaining;
             (
                 row.email.as_deref(),
-                usage.plan,
+                usage.plan(),
                 left,
                 usage.used,
                 usage.used_ever,
@@ -564,9 +564,9 @@ fn keys_of_one_email_are_merged() {
     assert_eq!(
         shape,
         [
-            (Some("bo@x.org"), Plan::Pro, 9_920, 80, 1_200),
-            (None, Plan::Pro, 60, 40, 400),
-            (None, Plan::Pro, 10_000, 0, 400),
+            (Some("bo@x.org"), Plan::PRO, 9_920, 80, 1_200),
+            (None, Plan::PRO, 60, 40, 400),
+            (None, Plan::PRO, 10_000, 0, 400),
         ]
     );
     let bo = &rows[0];
@@ -579,7 +579,7 @@ fn keys_of_one_email_are_merged() {
         .collect();
     assert_eq!(
         shares,
-        [(Some(Plan::Free), 40, 1), (None, 40, 1), (None, 0, 0)]
+        [(Some(Plan::FREE.no()), 40, 1), (None, 40, 1), (None, 0, 0)]
     );
     assert!(
         bo.keys

@@ -12,7 +12,7 @@ use utoipa::openapi::{
 
 use crate::app::Failure;
 use crate::domain::memory::MemoryError;
-use crate::domain::plan::{Operation, Plan, UnknownPlan};
+use crate::domain::plan::{Operation, Plan, Prices, UnknownPlan};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Balance;
 
@@ -175,8 +175,8 @@ pub(super) const fn meaning(code: Code) -> &'static str {
 }
 
 /// The numbers behind the examples of a 402: a Free account that has spent all and holds all it may.
-const fn spent() -> Balance {
-    let plan = Plan::Free;
+fn spent() -> Balance {
+    let plan = Plan::FREE;
     Balance {
         plan,
         credits_limit: plan.credits_per_cycle(),
@@ -221,8 +221,8 @@ fn made(code: Code) -> ApiError {
         Code::IdempotencyKeyReused => Failure::IdempotencyKeyReused,
         Code::IdempotencyInFlight => Failure::IdempotencyInFlight,
         Code::SignupClosed => Failure::SignupClosed,
-        Code::PlanNotOpen => Failure::PlanNotOpen(Plan::Premium),
-        Code::PlanAboveAccount => Failure::PlanAboveAccount(Plan::Free),
+        Code::PlanNotOpen => Failure::PlanNotOpen(Plan::PREMIUM),
+        Code::PlanAboveAccount => Failure::PlanAboveAccount(Plan::FREE),
         Code::UserExists => Failure::UserExists,
         Code::UserNotFound => Failure::UserNotFound,
         Code::KeyNotFound => Failure::KeyNotFound,
@@ -232,7 +232,7 @@ fn made(code: Code) -> ApiError {
         Code::NotFound => Failure::MemoryNotFound,
         Code::OutOfCredits => Failure::OutOfCredits {
             balance: spent(),
-            cost: Operation::AddMemory.price(),
+            cost: Prices::SEED.of(Operation::AddMemory),
         },
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
         Code::BackupInProgress => Failure::BackupInProgress,

@@ -100,7 +100,7 @@ fn sound(store: &Store) {
 async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     let bo = sign_up(store, Some("bo@example.com"), 1_000, new_key("first")).await;
     let capped = NewKey {
-        cap: Some(Plan::Free),
+        cap: Some(Plan::FREE),
         ..new_key("capped")
     };
     store.create_key(bo, capped, None, NOW).await.unwrap();
@@ -122,7 +122,7 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     change(store, bo, ids[0], 15_000).await;
     change(store, bo, ids[1], 10).await;
     store.delete_memory(bo, 1, ids[4], NOW).await.unwrap();
-    store.change_plan(bo, Plan::Premium, NOW).await.unwrap();
+    store.change_plan(bo, Plan::PREMIUM, NOW).await.unwrap();
     let nameless = sign_up(store, None, 2_000, new_key("other")).await;
     add(store, nameless, 1, 2, 10).await;
     sign_up(store, None, 3_000, new_key("idle")).await;
@@ -190,7 +190,7 @@ async fn what_is_restored_is_what_was_there() {
         .create_account(NewAccount {
             account: AccountKey::new(9_000, 1),
             name: Some("bo@example.com".to_owned()),
-            plan: Plan::Free,
+            plan: Plan::FREE,
             key: new_key("new"),
             created_at: NOW,
         })
@@ -458,7 +458,7 @@ fn a_name_that_comes_twice_is_refused() {
             created_at: NOW,
             active: vec![],
         };
-        let usage = encode(&Usage::new(Plan::Free, NOW)).unwrap();
+        let usage = encode(&Usage::new(Plan::FREE, NOW)).unwrap();
         writer
             .put(Kind::Account, &[n; 16], &encode(&users).unwrap())
             .unwrap();

@@ -250,7 +250,7 @@ async fn accounts_that_do_not_fit_are_named() {
     );
     let found = fixture.damaged(&trees.usage, &fixture.al.0, None);
     assert_eq!(found, [format!("users {al}: it has no usage")]);
-    let usage = Usage::new(Plan::Free, NOW);
+    let usage = Usage::new(Plan::FREE, NOW);
     let found = fixture.damaged(&trees.usage, &nobody.0, Some(encode(&usage).unwrap()));
     assert_eq!(
         found,

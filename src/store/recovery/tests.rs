@@ -506,7 +506,7 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
     }
     let plan = crash
         .store()
-        .change_plan(crash.account, Plan::Premium, NOW)
+        .change_plan(crash.account, Plan::PREMIUM, NOW)
         .await;
     assert!(matches!(plan, Err(StoreError::Full)));
     let deleted = crash.store().delete_memory(crash.account, 1, id, NOW).await;

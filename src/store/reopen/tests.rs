@@ -59,7 +59,7 @@ async fn a_failed_store_goes_on_where_it_stopped() {
     let id = add(&store, account, 1, 1, 10).await;
     assert_eq!(store.reopen().unwrap(), Reopened::NotNeeded);
     store.poison_for_test();
-    let plan = crate::domain::plan::Plan::Premium;
+    let plan = crate::domain::plan::Plan::PREMIUM;
     let refused = store.change_plan(account, plan, NOW).await;
     assert!(matches!(refused, Err(StoreError::Unavailable)));
     assert!(!store.health().writable);

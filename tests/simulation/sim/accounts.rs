@@ -143,7 +143,7 @@ impl Sim {
         };
         self.unflushed.clear();
         let Some(at) = at else {
-            let plan = plan.unwrap_or(Plan::Free);
+            let plan = plan.unwrap_or(Plan::FREE);
             same("plan of a new account", &made.plan, &plan)?;
             let (name, email) = (made.key.account, named.map(String::as_str));
             return self.made(
@@ -342,7 +342,7 @@ impl Sim {
         same(
             "after a plan change",
             &(
-                found.usage.plan,
+                found.usage.plan(),
                 found.usage.granted,
                 found.usage.used,
                 found.usage.used_ever,
