@@ -281,10 +281,9 @@ impl EventKind {
             Self::Restored { made_at } => json!({ "made_at": made_at.to_string() }),
             Self::ClockStep { seconds } => json!({ "seconds": seconds }),
             Self::Erased { receipt } => json!({ "receipt_id": receipt }),
-            Self::Suspended
-            | Self::Reactivated
-            | Self::EmailChanged
-            | Self::DefaultAdminKey => json!({}),
+            Self::Suspended | Self::Reactivated | Self::EmailChanged | Self::DefaultAdminKey => {
+                json!({})
+            }
         }
     }
 }
