@@ -21,6 +21,7 @@ use crate::app::{App, BackupSettings, Failure, Settings, WebhookEndpoint};
 use crate::clock::Clock;
 use crate::config::{Config, WebhookConfig};
 use crate::domain::key::Secret;
+use crate::domain::plan::Prices;
 use crate::http;
 use crate::import;
 use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
@@ -176,6 +177,8 @@ impl Server {
             );
         }
         let settings = Settings {
+            plans: options.plans,
+            prices: Prices::SEED,
             signup_plans: config.signup_plans,
             admin,
             body_bytes_max: config.body_bytes_max,

@@ -19,12 +19,13 @@ use tokio::sync::Notify;
 use ulid::Ulid;
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::Event;
 use crate::domain::time::Timestamp;
-use crate::domain::webhook::{ENDPOINTS_MAX, EndpointId};
+use crate::domain::webhook::{ENDPOINTS_MAX, EVENTS_SENT, EndpointId};
 
-use super::codec::{decode, encode};
+use super::codec::{Record, decode, encode};
 use super::recovery::OnDamage;
-use super::schema::{Trees, join, part};
+use super::schema::{Carrier, Trees, join, part};
 use super::{Inner, Store, StoreError, locks, pieces};
 
 /// Most events that wait for one endpoint; beyond it the oldest goes.
@@ -53,17 +54,13 @@ pub(super) struct OutboxRecord {
     pub due: Timestamp,
 }
 
-/// An event as it is put in.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outgoing<'a> {
-    pub account: AccountKey,
-    /// What carried it, and its number there: together with the account, its id.
-    pub carrier: u8,
-    pub no: u64,
-    pub at: Timestamp,
-    pub kind: &'a str,
-    pub data: &'a str,
-}
+impl Record for OutboxRecord {}
+
+/// The endpoints that events are moved to.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Endpoints(pub Vec<EndpointId>);
+
+impl Record for Endpoints {}
 
 /// An event that is to be sent to an endpoint.
 #[derive(Clone, Debug)]
@@ -151,10 +148,8 @@ impl Outbox {
 /// Returns the endpoints that events are moved to.
 pub(super) fn endpoints(trees: &Trees) -> Result<Vec<EndpointId>, StoreError> {
     let bytes = trees.meta.get(ENDPOINTS)?;
-    Ok(bytes
-        .map(|bytes| decode(&bytes))
-        .transpose()?
-        .unwrap_or_default())
+    let endpoints: Option<Endpoints> = bytes.map(|bytes| decode(&bytes)).transpose()?;
+    Ok(endpoints.unwrap_or_default().0)
 }
 
 /// Returns the endpoints that events wait for.
@@ -183,32 +178,45 @@ pub(super) fn is_in_place(entry: Entry, record: &OutboxRecord) -> bool {
     part(&entry, 0) == Some(time_bytes(record.at))
 }
 
-impl Outgoing<'_> {
-    fn entry(&self) -> Entry {
-        let mut hash = Sha256::new();
-        hash.update(self.account.0);
-        hash.update([self.carrier]);
-        hash.update(self.no.to_be_bytes());
-        let hash: [u8; 32] = hash.finalize().into();
-        let id: [u8; 16] = part(&hash, 0).unwrap_or_default();
-        join(time_bytes(self.at), id)
-    }
+/// Returns an event's place. Its id is of all that tells it from others, also from one that another copy of
+/// the database has given the same number.
+fn entry(account: AccountKey, carrier: Carrier, event: &Event) -> Entry {
+    let carrier: u8 = match carrier {
+        Carrier::Nothing => 0,
+        Carrier::Account => 1,
+        Carrier::Usage => 2,
+    };
+    let mut hash = Sha256::new();
+    hash.update(account.0);
+    hash.update([carrier]);
+    hash.update(event.no.to_be_bytes());
+    hash.update(event.at.micros().to_be_bytes());
+    hash.update(event.kind.name());
+    let hash: [u8; 32] = hash.finalize().into();
+    let id: [u8; 16] = part(&hash, 0).unwrap_or_default();
+    join(time_bytes(event.at), id)
 }
 
 impl Inner {
-    /// Puts an event into the outbox of every endpoint; one that is there stays as it is.
-    pub(super) fn enqueue(&self, event: Outgoing<'_>) -> Result<(), StoreError> {
-        let tree = &self.trees.outbox;
+    /// Puts an event into the outbox of every endpoint, if it is one that is sent; one that is there stays as
+    /// it is.
+    pub(super) fn enqueue(
+        &self,
+        account: AccountKey,
+        carrier: Carrier,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        let (tree, kind) = (&self.trees.outbox, event.kind.name());
         let mut endpoints = self.outbox.lock();
-        if endpoints.is_empty() {
+        if endpoints.is_empty() || !EVENTS_SENT.contains(&kind) {
             return Ok(());
         }
-        let entry = event.entry();
+        let entry = entry(account, carrier, event);
         let record = encode(&OutboxRecord {
-            account: event.account,
-            kind: event.kind.to_owned(),
+            account,
+            kind: kind.to_owned(),
             at: event.at,
-            data: event.data.to_owned(),
+            data: event.kind.details().to_string(),
             failures: 0,
             due: AT_ONCE,
         })?;
@@ -276,7 +284,11 @@ impl Store {
                     removed = removed.saturating_add(1);
                 }
             }
-            pieces::put(&inner.trees.meta, ENDPOINTS, encode(&ids)?)?;
+            pieces::put(
+                &inner.trees.meta,
+                ENDPOINTS,
+                encode(&Endpoints(ids.to_vec()))?,
+            )?;
             endpoints.retain(|waiting| ids.contains(&waiting.endpoint));
             let new = ids.iter().filter(|id| !before.contains(id));
             endpoints.extend(new.map(|id| Waiting::new(*id)));

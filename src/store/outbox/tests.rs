@@ -1,6 +1,7 @@
 //! What comes in waits for every endpoint, until it is taken or goes for newer ones.
 
 use super::*;
+use crate::domain::event::{Cause, EventKind};
 use crate::store::Options;
 use crate::store::testing::NOW;
 
@@ -8,14 +9,21 @@ const ONE: EndpointId = EndpointId([1; 8]);
 const TWO: EndpointId = EndpointId([2; 8]);
 const THREE: EndpointId = EndpointId([3; 8]);
 
-fn event(no: u64) -> Outgoing<'static> {
-    Outgoing {
-        account: AccountKey([7; 16]),
-        carrier: 1,
+const ACCOUNT: AccountKey = AccountKey([7; 16]);
+
+fn event(no: u64, kind: EventKind) -> Event {
+    Event {
         no,
         at: NOW.plus_seconds(i64::try_from(no).unwrap()),
-        kind: "key.created",
-        data: r#"{"key_id":"key_1"}"#,
+        cause: Cause::service(),
+        kind,
+    }
+}
+
+fn changed() -> EventKind {
+    EventKind::PlanChanged {
+        from: "Free".to_owned(),
+        to: "Pro".to_owned(),
     }
 }
 
@@ -31,7 +39,12 @@ async fn make(endpoints: &[EndpointId]) -> (tempfile::TempDir, Store) {
 }
 
 fn enqueue(store: &Store, no: u64) {
-    store.inner().unwrap().enqueue(event(no)).unwrap();
+    enqueue_as(store, Carrier::Usage, &event(no, changed()));
+}
+
+fn enqueue_as(store: &Store, carrier: Carrier, event: &Event) {
+    let inner = store.inner().unwrap();
+    inner.enqueue(ACCOUNT, carrier, event).unwrap();
 }
 
 async fn due(store: &Store, endpoint: EndpointId, now: Timestamp) -> Vec<DueEvent> {
@@ -57,9 +70,9 @@ async fn an_event_waits_for_each_endpoint_until_it_is_taken() {
     let first = due(&store, ONE, NOW).await;
     assert_eq!(numbers(&first), [1, 2]);
     let (event, id) = (&first[0], &first[0].id);
-    assert_eq!((event.kind.as_str(), event.failures), ("key.created", 0));
-    assert_eq!(event.data, r#"{"key_id":"key_1"}"#);
-    assert_eq!(event.account, AccountKey([7; 16]));
+    assert_eq!((event.kind.as_str(), event.failures), ("plan.changed", 0));
+    assert_eq!(event.data, r#"{"from":"Free","to":"Pro"}"#);
+    assert_eq!(event.account, ACCOUNT);
     assert!(id.starts_with("evt_") && id.len() == 30, "{id}");
     assert_ne!(id, &first[1].id);
     assert_eq!(&due(&store, TWO, NOW).await[0].id, id);
@@ -115,14 +128,19 @@ async fn the_same_event_is_there_once() {
     let found = due(&store, ONE, NOW).await;
     assert_eq!((found.len(), found[0].failures), (1, 1));
     // Another carrier's event of the same number is another event.
-    let other = Outgoing {
-        carrier: 2,
-        ..event(1)
+    enqueue_as(&store, Carrier::Account, &event(1, changed()));
+    // And so is what a database that was put back from a backup calls by the same number.
+    let later = Event {
+        at: NOW.plus_seconds(9),
+        ..event(1, changed())
     };
-    store.inner().unwrap().enqueue(other).unwrap();
+    enqueue_as(&store, Carrier::Usage, &later);
     let found = due(&store, ONE, NOW).await;
-    assert_eq!(found.len(), 2);
-    assert_ne!(found[0].id, found[1].id);
+    let ids: BTreeSet<&str> = found.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!(ids.len(), 3);
+    // What no receiver is told is not kept.
+    enqueue_as(&store, Carrier::Account, &event(2, EventKind::Suspended));
+    assert_eq!(store.outbox(ONE).pending, 3);
 }
 
 // Shows that beyond the bound the oldest goes, by the time of the event and not by when it is due.
