@@ -53,7 +53,7 @@ async fn status_when(server: &Server, enough: impl Fn(&Value) -> bool) -> Value 
 async fn keys_and_plans_are_told_signed() {
     let receiver = Receiver::new([Say::Status(204)]);
     let server = spawn(to(&[receiver.url()])).await;
-    let first = server.account_of("bo@example.com", Plan::Free).await;
+    let first = server.account_of("bo@example.com", Plan::FREE).await;
     let second = server.made(&first.post("/apikey/new", &json!({})).await.ok(201));
     first
         .delete(&format!("/apikey/{}", second.key_id))
@@ -116,7 +116,7 @@ async fn keys_and_plans_are_told_signed() {
 async fn credits_that_run_out_are_told_once_a_cycle() {
     let receiver = Receiver::new([Say::Status(200)]);
     let server = spawn(to(&[receiver.url()])).await;
-    let account = server.account(Plan::Free).await;
+    let account = server.account(Plan::FREE).await;
     account.spend(75).await;
     let status = status_when(&server, |status| status["pending"] == 0).await;
     assert_eq!(
@@ -145,7 +145,7 @@ async fn credits_that_run_out_are_told_once_a_cycle() {
 async fn little_room_is_told_once() {
     let receiver = Receiver::new([Say::Status(200)]);
     let server = spawn(to(&[receiver.url()])).await;
-    let account = server.account(Plan::Pro).await;
+    let account = server.account(Plan::PRO).await;
     for n in 0..90 {
         account.add(&n.to_string()).await;
     }
@@ -179,7 +179,7 @@ async fn what_is_not_taken_is_sent_again() {
         Say::Status(200),
     ]);
     let server = spawn(to(&[receiver.url()])).await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     let hooks = receiver.wait_for("key.created", 4).await;
     let status = status_when(&server, |status| status["delivered"] == 1).await;
     for hook in &hooks {
@@ -202,7 +202,7 @@ async fn waits_outlive_a_restart() {
         ..to(&[receiver.url()])
     })
     .await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     let failed = status_when(&server, |status| !status["last_error"].is_null()).await;
     assert_eq!(
         (&failed["pending"], &failed["delivered"]),
@@ -234,7 +234,7 @@ async fn what_nobody_takes_is_given_up() {
         ..to(&[receiver.url()])
     })
     .await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     status_when(&server, |status| !status["last_error"].is_null()).await;
     server.clock.advance(3 * 86_400);
     let status = status_when(&server, |status| status["given_up"] == 1).await;
@@ -255,7 +255,7 @@ async fn a_silent_receiver_holds_nobody_up() {
     let silent = Receiver::new([Say::Nothing]);
     let quick = Receiver::new([Say::Status(200)]);
     let server = spawn(to(&[silent.url(), quick.url()])).await;
-    let account = server.account(Plan::Free).await;
+    let account = server.account(Plan::FREE).await;
     silent.wait(|hooks| !hooks.is_empty()).await;
     let begun = Instant::now();
     for _ in 0..12 {
@@ -301,7 +301,7 @@ async fn private_receivers_are_not_called_without_the_flag() {
             ..to(&[url])
         })
         .await;
-        server.account(Plan::Free).await;
+        server.account(Plan::FREE).await;
         let status = status_when(&server, |status| !status["last_error"].is_null()).await;
         let message = status["last_error"]["message"].as_str().unwrap();
         assert!(message.contains("loopback"), "{host}: {message}");
@@ -326,7 +326,7 @@ async fn the_admin_sees_how_each_receiver_does() {
         ..to(&[one.url(), two.url()])
     })
     .await;
-    let account = server.account(Plan::Free).await;
+    let account = server.account(Plan::FREE).await;
     status_when(&server, |status| status["delivered"] == 1).await;
     two.wait_for("key.created", 1).await;
     let listed = loop {
@@ -371,7 +371,7 @@ async fn the_admin_sees_how_each_receiver_does() {
         caller
             .get("/admin/webhooks")
             .await
-            .refused(403, "admin_required", "Admin key required");
+            .refused(403, "admin_required", "Admin access required");
     }
     server
         .admin()
@@ -388,7 +388,7 @@ async fn the_admin_sees_how_each_receiver_does() {
 async fn a_stop_waits_for_deliveries_under_way() {
     let receiver = Receiver::new([Say::Nothing]);
     let mut server = spawn(to(&[receiver.url()])).await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     receiver.wait(|hooks| !hooks.is_empty()).await;
     let address = server.address();
     let answering = receiver.clone();
@@ -420,7 +420,7 @@ async fn a_receiver_that_is_taken_out_gets_nothing_more() {
         ..to(&[old.url(), kept.url()])
     })
     .await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     old.wait_for("key.created", 1).await;
     kept.wait_for("key.created", 1).await;
     kept.say(Say::Status(200));
