@@ -132,6 +132,12 @@ struct Webhooks {
     schedule: Schedule,
 }
 
+impl Webhooks {
+    fn start(self, app: &App) -> Senders {
+        Senders::start(app, &self.courier, self.endpoints, &self.schedule)
+    }
+}
+
 impl Server {
     /// Listens and opens the store, in that order: a taken port leaves the data directory untouched.
     ///
@@ -250,13 +256,7 @@ impl Server {
             drain,
             webhooks,
         } = self;
-        let senders = webhooks.map(
-            |Webhooks {
-                 courier,
-                 endpoints,
-                 schedule,
-             }| { Senders::start(&app, &courier, endpoints, &schedule) },
-        );
+        let senders = webhooks.map(|webhooks| webhooks.start(&app));
         let sweeper = tokio::spawn(sweep(app.clone()));
         let backups = tokio::spawn(back_up(app.clone()));
         let routes = warp::service(http::routes(&app));
@@ -326,17 +326,7 @@ impl Server {
         } else {
             drain
         };
-        let drain = drain.saturating_sub(FLUSH_WAIT);
-        let drained = tokio::time::timeout(drain, graceful.shutdown());
-        let sent = async {
-            if let Some(senders) = senders {
-                senders.stop(drain).await;
-            }
-        };
-        let (drained, ()) = tokio::join!(drained, sent);
-        if drained.is_err() {
-            log::warn!("connections were still open after the drain time; they are cut");
-        }
+        let_end(graceful, senders, drain.saturating_sub(FLUSH_WAIT)).await;
         sweeper.abort();
         backups.abort();
         app.stop_backups();
@@ -349,6 +339,20 @@ impl Server {
             .inspect_err(|error| log::error!("the last flush failed: {error}"))?;
         log::info!("stopped, everything is on the disk");
         Ok(())
+    }
+}
+
+/// Lets requests and deliveries under way end, within this time.
+async fn let_end(graceful: GracefulShutdown, senders: Option<Senders>, limit: Duration) {
+    let drained = tokio::time::timeout(limit, graceful.shutdown());
+    let sent = async {
+        if let Some(senders) = senders {
+            senders.stop(limit).await;
+        }
+    };
+    let (drained, ()) = tokio::join!(drained, sent);
+    if drained.is_err() {
+        log::warn!("connections were still open after the drain time; they are cut");
     }
 }
 

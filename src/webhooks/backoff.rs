@@ -84,7 +84,9 @@ mod tests {
         let event_at = Timestamp::from_micros(1_767_225_600_000_000);
         let schedule = Schedule::default();
         let (mut now, mut waits) = (event_at, Vec::new());
-        while let Some(next) = schedule.next(event_at, waits.len() as u32 + 1, now, 0) {
+        while let Some(next) =
+            schedule.next(event_at, 1 + u32::try_from(waits.len()).unwrap(), now, 0)
+        {
             waits.push(seconds(now, next));
             now = next;
         }

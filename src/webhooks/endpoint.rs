@@ -64,7 +64,8 @@ impl Endpoint {
         }
         let scheme = uri.scheme().ok_or(malformed)?;
         let is_https = *scheme == Scheme::HTTPS;
-        if !is_https && !(allow_private && *scheme == Scheme::HTTP) {
+        let is_allowed_http = allow_private && *scheme == Scheme::HTTP;
+        if !is_https && !is_allowed_http {
             return Err(EndpointError::Scheme);
         }
         let host = authority.host();

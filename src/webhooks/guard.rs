@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Says what kind of address it is if a webhook must not be sent there; `None` if it is public.
 ///
 /// IPv6 addresses that carry an IPv4 address (mapped, NAT64, 6to4) are judged by that one too. Of the rest
-/// only global unicast (2000::/3) is public: what is not assigned yet is not called.
+/// only global unicast (`2000::/3`) is public: what is not assigned yet is not called.
 #[must_use]
 pub fn refusal(address: IpAddr) -> Option<&'static str> {
     match address {
@@ -27,10 +27,9 @@ fn refusal_v4(address: Ipv4Addr) -> Option<&'static str> {
         [127, ..] => Some("loopback"),
         [169, 254, ..] => Some("link-local"),
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Some("documentation"),
-        [192, 0, 0, _] | [192, 88, 99, _] => Some("reserved"),
         [198, 18..=19, ..] => Some("benchmarking"),
         [224..=239, ..] => Some("multicast"),
-        [240..=255, ..] => Some("reserved"),
+        [192, 0, 0, _] | [192, 88, 99, _] | [240..=255, ..] => Some("reserved"),
         _ => None,
     }
 }

@@ -153,7 +153,7 @@ async fn the_outbox_is_bounded() {
         enqueue(&store, no);
     }
     for event in due(&store, ONE, NOW).await {
-        let wait = 10 - i64::from(event.failures) - numbers(&[event.clone()])[0];
+        let wait = 10 - i64::from(event.failures) - numbers(std::slice::from_ref(&event))[0];
         let later = NOW.plus_seconds(wait);
         store.event_failed(ONE, &event, Some(later)).unwrap();
     }
