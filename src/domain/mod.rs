@@ -5,12 +5,14 @@
 //! | account | who owns memories and pays; all its keys see the same memories |
 //! | API key | the secret, shown once; stored as its [`key::KeyHash`], named by its [`key::KeyId`] |
 //! | plan | what an account may spend in a cycle and hold: [`plan::Plan`] |
+//! | catalog | the plans and prices that are sold: [`catalog::Catalog`] |
 //! | credits | the unit; they belong to the account, so minting keys mints none |
 //! | usage | counters of an account and, for its own share, of each key: [`usage::Usage`] |
 //! | billing cycle | `[start, end)`, counted from the account's anchor: [`cycle`] |
 //! | memory | one stored item: [`memory::NewMemory`] |
 
 pub mod account;
+pub mod catalog;
 pub mod cycle;
 pub mod json;
 pub mod key;
