@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::app::{App, BackupSettings, Failure, Settings};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, signup_plans};
-use crate::domain::catalog::Offer;
+use crate::domain::catalog::{Catalog, Offer};
 use crate::domain::plan::Plan;
 use crate::http;
 use crate::import;
@@ -195,8 +195,10 @@ impl Server {
             ..Options::default()
         };
         let data_dir = config.data_dir.clone();
-        let plans = config.plans.clone();
-        let opening = tokio::task::spawn_blocking(move || open(&data_dir, options, plans.as_ref()));
+        let (plans, names) = (config.plans.clone(), config.signup_plans.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            open(&data_dir, options, plans.as_ref(), names.as_deref())
+        });
         let opened = opening.await;
         let (store, opened) = opened.map_err(|_| StartError::Failed)??;
         let catalog = store.catalog();
@@ -428,7 +430,16 @@ fn open(
     directory: &Path,
     options: Options,
     plans: Option<&(PathBuf, Offer)>,
+    signup_names: Option<&[String]>,
 ) -> Result<(Store, Opened), StartError> {
+    // Before the directory is made, or a file applied: a wrong setting leaves no trace.
+    let sold = match plans {
+        Some((_, offer)) => Catalog::seed().with(offer).ok(),
+        None => (!crate::store::holds_data(directory)).then_some(Catalog::seed()),
+    };
+    if let Some(catalog) = sold {
+        signup_plans(signup_names, catalog.plans)?;
+    }
     let (store, opened) = Store::open(directory, options)?;
     let Some((file, offer)) = plans else {
         return Ok((store, opened));

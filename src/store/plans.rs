@@ -147,6 +147,10 @@ impl Store {
     /// # Errors
     ///
     /// [`ApplyError`]; after a [`ApplyError::Store`] the earlier catalog stands, or this one, whole.
+    ///
+    /// # Panics
+    ///
+    /// On a thread of an async runtime.
     pub fn apply(&self, offer: &Offer) -> Result<Catalog, ApplyError> {
         let inner = self.inner()?;
         let _ticket = inner.admit()?;

@@ -419,11 +419,12 @@ where
 {
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
+        plans: None,
         host: "127.0.0.1".to_owned(),
         port: 0,
         data_dir: directory.path().join("data"),
         cache_bytes: 8 << 20,
-        signup_plans: vec![Plan::FREE, Plan::PRO],
+        signup_plans: Some(vec!["Free".to_owned(), "Pro".to_owned()]),
         public_url: Some("https://memory.example.com".to_owned()),
         body_bytes_max: 65_536,
         connections_max: 64,
