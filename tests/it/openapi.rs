@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use memoryos::clock::Clock;
 use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::{Plan, Plans, Prices};
+use memoryos::domain::plan::{Plans, Prices};
 use memoryos::http::{Access, Code, ENDPOINTS, openapi};
 use memoryos::server::Server;
 use reqwest::{Method, RequestBuilder};
@@ -506,7 +506,7 @@ async fn real_answers_are_as_described() {
 }
 
 async fn open_routes(c: &mut Conversation) {
-    for path in ["/", "/health", "/openapi.json"] {
+    for path in ["/", "/health", "/openapi.json", "/plans"] {
         c.send((Method::GET, path), 200, path, |r| r).await;
         let wrong = Method::PUT;
         c.send((wrong, path), 405, path, |r| r).await;

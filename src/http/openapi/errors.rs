@@ -248,11 +248,10 @@ fn made(code: Code) -> ApiError {
     failure.into()
 }
 
-/// Returns the example for a code: the body that a client gets.
+/// Returns the example for a code: the body that a client gets. What it means is told beside the code.
 pub(super) fn example(code: Code) -> Example {
     let body = made(code).body(EXAMPLE_ID);
     ExampleBuilder::new()
-        .summary(meaning(code))
         .value(serde_json::from_str(&body).ok())
         .build()
 }
