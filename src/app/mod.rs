@@ -135,7 +135,12 @@ impl App {
     ) -> Result<Debited, Failure> {
         let price = self.price(operation);
         self.store()
-            .debit(principal.account, principal.key_no, price, now)
+            .debit(
+                principal.account,
+                principal.payer(),
+                (operation, price),
+                now,
+            )
             .await
             .map_err(|error| match error {
                 OpError::Refused(refusal) => Failure::of_usage(refusal, price),
@@ -166,7 +171,6 @@ fn new_key(
     secret: &Secret,
     description: String,
     cap: Option<Plan>,
-    created_by: Option<String>,
 ) -> Result<crate::store::NewKey, Failure> {
     Ok(crate::store::NewKey {
         hash: secret.hash(),
@@ -174,6 +178,8 @@ fn new_key(
         masked: secret.masked(),
         description,
         cap,
-        created_by,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     })
 }

@@ -67,7 +67,9 @@ pub(super) async fn sign_up(app: App, request: Request) -> Answer {
         .unwrap_or_else(|| app.plans().least());
     let email = email_field(&mut fields)?;
     fields.finish()?;
-    let SignedUp { account, secret } = app.sign_up(SignUp { email, plan }).await?;
+    let SignedUp { account, secret } = app
+        .sign_up(SignUp { email, plan }, request.cause(None))
+        .await?;
     let key = account
         .keys
         .first()

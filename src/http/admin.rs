@@ -115,7 +115,7 @@ pub(super) async fn change_plan(app: App, request: Request) -> Answer {
         account_id,
         previous,
         usage,
-    } = app.change_plan(&target, plan).await?;
+    } = app.change_plan(&target, plan, request.cause(None)).await?;
     let balance = usage.balance();
     Reply::json(
         StatusCode::OK,

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::app::{AdminAccess, App, BackupSettings, Caller, Principal, Settings};
 use crate::clock::{Clock, ManualClock};
 use crate::domain::account::{AccountKey, Email};
+use crate::domain::event::Cause;
 use crate::domain::json::{self, Object};
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::memory::{
@@ -70,7 +71,9 @@ fn make() -> Result<Fixture, String> {
         masked: secret.masked(),
         description: String::new(),
         cap: None,
-        created_by: None,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     };
     let new = NewAccount {
         account,
@@ -78,6 +81,7 @@ fn make() -> Result<Fixture, String> {
         plan: Plan::PREMIUM,
         key,
         created_at: NOW,
+        cause: Cause::service(),
     };
     runtime
         .block_on(store.create_account(new))
@@ -429,6 +433,7 @@ impl Read {
 
 fn request(param: &str, query: &str) -> Request {
     Request {
+        id: None,
         caller: Caller::Nobody,
         param: param.to_owned(),
         query: query.to_owned(),

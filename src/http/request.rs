@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use crate::app::{Caller, Principal};
+use crate::domain::event::{Actor, Cause, RequestId};
 use crate::domain::json::{self, Object};
 use crate::domain::plan::{Plan, Plans};
 
@@ -27,6 +28,8 @@ pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
 
 /// A request on its way to a handler.
 pub(crate) struct Request {
+    /// Its id; none but in tests that call the routes themselves.
+    pub id: Option<RequestId>,
     /// Who calls.
     pub caller: Caller,
     /// The part of the path that is a name, as it was sent.
@@ -45,6 +48,20 @@ impl Request {
         match &self.caller {
             Caller::Key(principal) => Ok(principal),
             Caller::Nobody | Caller::Admin => Err(crate::app::Failure::MissingCredentials.into()),
+        }
+    }
+
+    /// Returns who does what the request does, and by which request; `reason` is an admin's.
+    pub(super) fn cause(&self, reason: Option<String>) -> Cause {
+        let actor = match &self.caller {
+            Caller::Nobody => Actor::Nobody,
+            Caller::Key(principal) => Actor::Key(principal.key_id.clone()),
+            Caller::Admin => Actor::Admin,
+        };
+        Cause {
+            actor,
+            reason,
+            request: self.id,
         }
     }
 

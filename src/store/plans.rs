@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::catalog::{Catalog, Offer, OutOfNumbers};
 use crate::domain::plan::{Plan, PlanNo, Plans, Prices, Row, Terms};
 
-use super::codec::{decode, encode};
+use super::codec::{Record, decode, encode};
 use super::recovery::OnDamage;
 use super::schema::{PLANS_HEAD, Trees, part, plan_key};
 use super::usage::decode_usage;
@@ -44,6 +44,9 @@ pub(super) struct PlanRow {
     pub price: Option<String>,
     pub open: bool,
 }
+
+impl Record for PlansHead {}
+impl Record for PlanRow {}
 
 /// Who is on a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -336,11 +336,7 @@ mod tests {
     }
 
     fn users(n: u8) -> Raw {
-        let record = AccountRecord {
-            name: None,
-            created_at: NOW,
-            active: vec![],
-        };
+        let record = AccountRecord::new(None, NOW, vec![]);
         (
             Kind::Account,
             account(n).0.to_vec(),
@@ -355,16 +351,7 @@ mod tests {
 
     fn key(n: u8, no: KeyNo) -> Raw {
         let new = new_key("k");
-        let record = KeyRecord {
-            account: account(n),
-            no,
-            id: new.id,
-            masked: new.masked,
-            description: String::new(),
-            created_at: NOW,
-            created_by: None,
-            revoked: None,
-        };
+        let record = new.record(account(n), no, NOW, &crate::domain::event::Actor::Nobody);
         let KeyHash(hash) = Secret::new(format!("{no}")).hash();
         (Kind::Key, hash.to_vec(), encode(&record).unwrap())
     }
@@ -552,6 +539,7 @@ mod tests {
             op: 1,
             cycle: 0,
             key_no: 1,
+            paid_by: 1,
             memory: MemoryId::default(),
             kind: IntentKind::Delete,
         });

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memoryos::domain::account::AccountKey;
+use memoryos::domain::event::Cause;
 use memoryos::domain::json::Object;
 use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::memory::{MemoryId, NewMemory};
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Operation, Plan};
+use memoryos::domain::usage::Payer;
 use memoryos::domain::usage::{Share, Usage};
 use memoryos::store::{
     self, BulkAccount, BulkKey, BulkMemory, Options as StoreOptions, Store, Target,
@@ -280,7 +282,15 @@ async fn figures() {
     while !making.is_finished() {
         for (account, longest) in [account, other].into_iter().zip(&mut longest) {
             let asked = Instant::now();
-            store.debit(account, 1, 1, at(NOW)).await.unwrap();
+            store
+                .debit(
+                    account,
+                    Payer::first(1),
+                    (Operation::ReadMemory, 1),
+                    at(NOW),
+                )
+                .await
+                .unwrap();
             *longest = asked.elapsed().max(*longest);
         }
     }
@@ -342,9 +352,12 @@ async fn new_account(store: &Store) -> AccountKey {
             masked: secret.masked(),
             description: String::new(),
             cap: None,
-            created_by: None,
+            credits_cap: None,
+            scopes: None,
+            expires_at: None,
         },
         created_at: at(NOW),
+        cause: Cause::service(),
     };
     store.create_account(new).await.unwrap().account
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use memoryos::domain::account::AccountKey;
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Operation, Plan};
 use memoryos::domain::time::Timestamp;
+use memoryos::domain::usage::Payer;
 use memoryos::import::{ImportArgs, Summary, run};
 use memoryos::store::{AccountFilter, AccountRow, KeyState, OpenError, Options, PageStart, Store};
 use serde_json::{Value, json};
@@ -251,7 +252,7 @@ fn keys_keep_what_they_were() {
             ("Om8Rm8Q8...6gHX", "Old laptop", 6, 3),
         ]
     );
-    assert_eq!(keys[2].revoked_at, Some(at("2026-11-22T14:39:54.012572Z")));
+    assert_eq!(keys[2].ended_at, Some(at("2026-11-22T14:39:54.012572Z")));
     assert_eq!(
         keys[1].share.last_activity,
         Some(at("2026-11-22T14:39:52.131538Z"))
@@ -263,7 +264,7 @@ fn keys_keep_what_they_were() {
         (ANA_REVOKED, false),
     ] {
         let state = store
-            .authenticate(&Secret::new(secret).hash())
+            .authenticate(&Secret::new(secret).hash(), now())
             .unwrap()
             .unwrap();
         assert_eq!(matches!(state, KeyState::Active(_)), active);
@@ -371,7 +372,10 @@ async fn the_same_import_again_does_nothing_even_after_changes() {
     assert!(!place.import().already_imported);
     let store = place.open();
     let ana = store.account_named("ana@example.com").unwrap().unwrap();
-    store.debit(ana, 1, 1, now()).await.unwrap();
+    store
+        .debit(ana, Payer::first(1), (Operation::ReadMemory, 1), now())
+        .await
+        .unwrap();
     store.flush().await.unwrap();
     let error = place.refused();
     assert!(error.contains("in use"), "{error}");

@@ -1,5 +1,6 @@
 //! `/apikey/new`, `/apikey/list`, `DELETE /apikey/{key}`.
 
+use memoryos::domain::event::Cause;
 use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::plan::Plan;
 use memoryos::store::NewKey;
@@ -480,10 +481,15 @@ async fn a_mask_that_fits_two_is_refused() {
             masked: "abcd1234...3456".to_owned(),
             description: "twin".to_owned(),
             cap: None,
-            created_by: None,
+            credits_cap: None,
+            scopes: None,
+            expires_at: None,
         };
         let (store, now) = (server.store(), at(crate::harness::START));
-        store.create_key(account, key, None, now).await.unwrap();
+        store
+            .create_key(account, key, None, now, Cause::service())
+            .await
+            .unwrap();
     }
     for by in [&bo, &server.admin()] {
         let answer = by.delete("/apikey/abcd1234...3456").await;

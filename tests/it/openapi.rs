@@ -6,6 +6,7 @@ use memoryos::clock::Clock;
 use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plans, Prices};
+use memoryos::http::openapi::Audience;
 use memoryos::http::{Access, Code, ENDPOINTS, openapi};
 use memoryos::server::Server;
 use reqwest::{Method, RequestBuilder};
@@ -33,7 +34,12 @@ impl Description {
     }
 
     fn made() -> Self {
-        Self::parse(&openapi::document(None, Plans::seed(), &Prices::SEED))
+        Self::parse(&openapi::document(
+            Audience::Everybody,
+            None,
+            Plans::seed(),
+            &Prices::SEED,
+        ))
     }
 
     /// Every operation: method, path, itself.
@@ -175,9 +181,11 @@ fn the_description_is_fit_for_importers() {
     let document = &description.0;
     assert_eq!(document["openapi"], "3.1.0");
     // A GPT's Actions take no longer answer than this, and the document is one.
-    let length = openapi::document(None, Plans::seed(), &Prices::SEED)
-        .chars()
-        .count();
+    let short = openapi::document(Audience::Assistant, None, Plans::seed(), &Prices::SEED);
+    let length = short.chars().count();
+    let paths = serde_json::from_str::<Value>(&short).unwrap()["paths"].clone();
+    let has = |path: &str| paths.get(path).is_some();
+    assert!(has("/memory") && has("/credits") && !has("/admin/users") && !has("/apikey/new"));
     assert!(length < 100_000, "the document has {length} characters");
     assert_eq!(document["info"]["license"]["name"], "MIT");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
@@ -310,7 +318,13 @@ fn error_codes_are_the_programs() {
 #[test]
 fn servers_name_the_public_url() {
     let of = |url| {
-        Description::parse(&openapi::document(url, Plans::seed(), &Prices::SEED)).0["servers"]
+        Description::parse(&openapi::document(
+            Audience::Everybody,
+            url,
+            Plans::seed(),
+            &Prices::SEED,
+        ))
+        .0["servers"]
             .clone()
     };
     assert_eq!(of(None), json!([{"url": "/"}]));
@@ -515,6 +529,7 @@ async fn open_routes(c: &mut Conversation) {
             .insert(("GET".to_owned(), path.to_owned(), false));
     }
     let own = openapi::document(
+        Audience::Everybody,
         Some("https://memory.example.com"),
         Plans::seed(),
         &Prices::SEED,

@@ -76,7 +76,7 @@ pub(crate) fn row(key: &KeyRow) -> Row {
         masked: key.masked.clone(),
         description: key.description.clone(),
         created: key.created_at.micros(),
-        revoked: key.revoked_at.map(Timestamp::micros),
+        revoked: key.ended_at.map(Timestamp::micros),
         cap: key.share.cap,
         used: key.share.used,
         ever: key.share.used_ever,

@@ -13,6 +13,7 @@ use utoipa::openapi::{
 use crate::app::Failure;
 use crate::domain::memory::MemoryError;
 use crate::domain::plan::{Operation, Plan, Prices, UnknownPlan};
+use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Balance;
 
@@ -165,6 +166,19 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         }
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
         Code::CheckInProgress => "A check is running; there is one at a time.",
+        Code::KeyExpired => "The API key's time has come.",
+        Code::AccountSuspended => "The operator has suspended the account.",
+        Code::InsufficientScope => "The key lacks a scope; `required_scope` names it.",
+        Code::CreditsAboveOwn => {
+            "More credits of a cycle than the plan, or the key that asks, has."
+        }
+        Code::ExpiryAboveOwn => "The key would outlive the one that asks.",
+        Code::LastManagingKey => {
+            "No active key would be left that has the scope `keys` and does not end."
+        }
+        Code::KeyRotated => "The key has a successor already.",
+        Code::KeyNotActive => "The key was revoked or has expired.",
+        Code::InsufficientCredits => "Fewer credits are left than should be taken.",
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
             "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
@@ -237,6 +251,15 @@ fn made(code: Code) -> ApiError {
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
         Code::BackupInProgress => Failure::BackupInProgress,
         Code::CheckInProgress => Failure::CheckInProgress,
+        Code::KeyExpired => Failure::KeyExpired,
+        Code::AccountSuspended => Failure::AccountSuspended,
+        Code::InsufficientScope => Failure::InsufficientScope(Scope::MemoryWrite),
+        Code::CreditsAboveOwn => Failure::CreditsAboveOwn(100),
+        Code::ExpiryAboveOwn => Failure::OutlivesMaker(EXAMPLE_RESET),
+        Code::LastManagingKey => Failure::LastManagingKey,
+        Code::KeyRotated => Failure::KeyRotated,
+        Code::KeyNotActive => Failure::KeyNotActive,
+        Code::InsufficientCredits => Failure::TooFewCredits(spent()),
         Code::Overloaded => Failure::Overloaded,
         Code::StorageUnavailable => Failure::StorageUnavailable {
             outcome_unknown: false,
@@ -248,10 +271,11 @@ fn made(code: Code) -> ApiError {
     failure.into()
 }
 
-/// Returns the example for a code: the body that a client gets. What it means is told beside the code.
+/// Returns the example for a code: the body that a client gets.
 pub(super) fn example(code: Code) -> Example {
     let body = made(code).body(EXAMPLE_ID);
     ExampleBuilder::new()
+        .summary(meaning(code))
         .value(serde_json::from_str(&body).ok())
         .build()
 }
@@ -360,6 +384,18 @@ pub(super) fn schema() -> Object {
         .property(
             "plan_max",
             text("The highest plan that the key could have (409).").build(),
+        )
+        .property(
+            "required_scope",
+            text("The scope that the key lacks (403).").build(),
+        )
+        .property(
+            "credits_max",
+            whole("The most credits of a cycle that the key could have (409)."),
+        )
+        .property(
+            "expires_at_max",
+            text("The latest end that the key could have (409).").build(),
         )
         .property(
             "scope",

@@ -42,13 +42,41 @@ use super::{ENDPOINTS, Endpoint};
 pub(super) use describe::Described;
 pub(super) use schemas::{ActiveStatus, ServiceStatus};
 
-/// Returns the `OpenAPI` document; `servers` names `public_url` if the operator set one, else the place
+/// Whom a document is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody: it has every route.
+    Everybody,
+    /// An assistant that works with memories: it has what a key does with them, and no administration. A
+    /// GPT's Actions take 30 routes, and no longer text than 100,000 characters.
+    Assistant,
+}
+
+impl Audience {
+    fn wants(self, endpoint: &Endpoint) -> bool {
+        use crate::domain::scope::Scope::{MemoryRead, MemoryWrite};
+        match self {
+            Self::Everybody => true,
+            Self::Assistant => {
+                endpoint.access == Access::Key
+                    && matches!(endpoint.scope, None | Some(MemoryRead | MemoryWrite))
+            }
+        }
+    }
+}
+
+/// Returns the `OpenAPI` document for `audience`; `servers` names `public_url` if the operator set one, else the place
 /// that the document came from. `plans` and `prices` are told of as they are.
 #[must_use]
-pub fn document(public_url: Option<&str>, plans: &'static Plans, prices: &Prices) -> String {
+pub fn document(
+    audience: Audience,
+    public_url: Option<&str>,
+    plans: &'static Plans,
+    prices: &Prices,
+) -> String {
     let mut paths = Paths::new();
     let mut components = fixed_components();
-    for endpoint in ENDPOINTS {
+    for endpoint in ENDPOINTS.iter().filter(|e| audience.wants(e)) {
         let Some(method) = method(endpoint) else {
             log::error!("{endpoint:?} has a method that OpenAPI does not know");
             continue;
@@ -90,12 +118,22 @@ pub fn document(public_url: Option<&str>, plans: &'static Plans, prices: &Prices
 ///
 /// It is made once: a process has one public URL, one table of plans and its prices. Only a process with
 /// several servers, as in tests, makes it again for the others'.
-pub(super) fn bytes(public_url: Option<&str>, plans: &'static Plans, prices: &Prices) -> Bytes {
+pub(super) fn bytes(
+    audience: Audience,
+    public_url: Option<&str>,
+    plans: &'static Plans,
+    prices: &Prices,
+) -> Bytes {
     type Of = (Option<String>, &'static Plans, Prices);
-    static MADE: OnceLock<(Of, Bytes)> = OnceLock::new();
-    let fresh = || Bytes::from(document(public_url, plans, prices));
+    static MADE: [OnceLock<(Of, Bytes)>; 2] = [OnceLock::new(), OnceLock::new()];
+    let fresh = || Bytes::from(document(audience, public_url, plans, prices));
+    let [everybody, assistant] = &MADE;
+    let slot = match audience {
+        Audience::Everybody => everybody,
+        Audience::Assistant => assistant,
+    };
     let of = || (public_url.map(str::to_owned), plans, *prices);
-    let ((url, of_plans, of_prices), made) = MADE.get_or_init(|| (of(), fresh()));
+    let ((url, of_plans, of_prices), made) = slot.get_or_init(|| (of(), fresh()));
     if url.as_deref() == public_url && *of_plans == plans && of_prices == prices {
         made.clone()
     } else {
@@ -193,7 +231,16 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
             Code::AdminDisabled,
         ]);
         if endpoint.access != Access::Admin {
-            codes.extend([Code::MissingCredentials, Code::InvalidKey, Code::KeyRevoked]);
+            codes.extend([
+                Code::MissingCredentials,
+                Code::InvalidKey,
+                Code::KeyRevoked,
+                Code::KeyExpired,
+                Code::AccountSuspended,
+            ]);
+        }
+        if endpoint.scope.is_some() {
+            codes.push(Code::InsufficientScope);
         }
     }
     if endpoint.has_body {

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use super::*;
 use crate::domain::account::AccountKey;
-use crate::domain::usage::Refusal;
-use crate::store::testing::{NOW, add, new_key, sign_up};
+use crate::domain::event::Cause;
+use crate::domain::plan::Operation;
+use crate::domain::usage::{Payer, Refusal};
+use crate::store::testing::{NOW, add, by, new_key, sign_up};
 use crate::store::{Backup, NewKey, OpError, OpenError, Options, restore};
 
 const DAY: i64 = 86_400;
@@ -59,7 +61,10 @@ async fn account(store: &Store) -> AccountKey {
         cap: Some(Plan::FREE),
         ..new_key("capped")
     };
-    store.create_key(bo, capped, None, NOW).await.unwrap();
+    store
+        .create_key(bo, capped, None, NOW, Cause::service())
+        .await
+        .unwrap();
     bo
 }
 
@@ -103,15 +108,21 @@ async fn an_applied_catalog_counts_from_the_next_opening_on() {
         (balance.credits_remaining, balance.memory_remaining),
         (9_994, 0)
     );
-    let refused =
-        usage
-            .clone()
-            .begin_add(1, crate::domain::memory::MemoryId::new(9, 9), 3, None, NOW);
+    let refused = usage.clone().begin_add(
+        Payer::first(1),
+        crate::domain::memory::MemoryId::new(9, 9),
+        3,
+        None,
+        NOW,
+    );
     assert!(matches!(refused, Err(Refusal::MemoryLimit(b)) if b.memory_count == 3));
     assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 5);
     // The debit that enters the next cycle is granted by the new terms.
     let next = NOW.plus_seconds(32 * DAY);
-    store.debit(bo, 1, 1, next).await.unwrap();
+    store
+        .debit(bo, Payer::first(1), (Operation::ListMemories, 1), next)
+        .await
+        .unwrap();
     let usage = store.usage(bo, next).unwrap();
     assert_eq!((usage.granted, usage.used, usage.used_ever), (40, 1, 7));
     // It holds more than any plan has now, and that is no damage.
@@ -138,7 +149,7 @@ async fn a_plan_in_use_cannot_go() {
     // Once nobody has it, it can go; a revoked key still tells what capped it.
     let capped = store.keys(bo, NOW).unwrap()[1].clone();
     store
-        .revoke_key(bo, &capped.id, "admin", false, NOW)
+        .revoke_key(bo, &capped.id, false, NOW, by("admin"))
         .await
         .unwrap();
     apply(&store, &offer(&[("Pro", 1, 1)])).unwrap();
@@ -317,15 +328,28 @@ async fn a_database_opened_anew_keeps_the_processs_table() {
         plan,
         key: new_key("k"),
         created_at: NOW,
+        cause: Cause::service(),
     };
     let account = bo.account;
     store.create_account(bo).await.unwrap();
     let usage = store.usage(account, NOW).unwrap();
     assert!(std::ptr::eq(usage.plans, plan.plans()));
     // A price of nothing debits nothing, also with nothing left.
-    store.debit(account, 1, 5, NOW).await.unwrap();
-    assert_eq!(store.debit(account, 1, 0, NOW).await.unwrap().cost, 0);
-    let out = store.debit(account, 1, 1, NOW).await;
+    store
+        .debit(account, Payer::first(1), (Operation::ListMemories, 5), NOW)
+        .await
+        .unwrap();
+    assert_eq!(
+        store
+            .debit(account, Payer::first(1), (Operation::ListMemories, 0), NOW)
+            .await
+            .unwrap()
+            .cost,
+        0
+    );
+    let out = store
+        .debit(account, Payer::first(1), (Operation::ListMemories, 1), NOW)
+        .await;
     assert!(matches!(
         out,
         Err(OpError::Refused(Refusal::OutOfCredits(_)))
