@@ -82,6 +82,8 @@ pub enum Code {
     BackupInProgress,
     /// 409: a check is running.
     CheckInProgress,
+    /// 429: too many requests of a kind.
+    RateLimited,
     /// 503: too many writes wait.
     Overloaded,
     /// 503: the disk failed.
@@ -94,7 +96,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::EndpointNotFound,
         Self::MethodNotAllowed,
         Self::AmbiguousCredentials,
@@ -129,6 +131,7 @@ impl Code {
         Self::MemoryLimitExceeded,
         Self::BackupInProgress,
         Self::CheckInProgress,
+        Self::RateLimited,
         Self::Overloaded,
         Self::StorageUnavailable,
         Self::StorageFull,
@@ -177,6 +180,7 @@ impl Code {
             Self::MemoryLimitExceeded => ("memory_limit_exceeded", StatusCode::PAYMENT_REQUIRED),
             Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
             Self::CheckInProgress => ("check_in_progress", StatusCode::CONFLICT),
+            Self::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageFull => ("storage_unavailable", StatusCode::INSUFFICIENT_STORAGE),
@@ -369,6 +373,7 @@ impl From<Failure> for ApiError {
                 "A check is running; there is one at a time. Try again when it is done.",
             )
             .retry_after("30"),
+            Failure::RateLimited(exceeded) => super::limits::rate_limited(&exceeded),
             Failure::Overloaded => Self::new(
                 Code::Overloaded,
                 "Service overloaded",

@@ -1,5 +1,6 @@
 //! What a handler gets: a request whose path, method, caller and body were checked, in that order.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -29,6 +30,8 @@ pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
 pub(crate) struct Request {
     /// Who calls.
     pub caller: Caller,
+    /// Who is at the other end of the connection.
+    pub peer: IpAddr,
     /// The part of the path that is a name, as it was sent.
     pub param: String,
     /// The query, as it was sent.

@@ -10,7 +10,7 @@ use utoipa::openapi::{
     ResponseBuilder, SchemaFormat, Type,
 };
 
-use crate::app::Failure;
+use crate::app::{Exceeded, Failure, RateLimits, Rule};
 use crate::domain::memory::MemoryError;
 use crate::domain::plan::{Operation, Plan, UnknownPlan};
 use crate::domain::time::Timestamp;
@@ -33,6 +33,8 @@ pub(super) const CREDITS: [&str; 4] = [
     "X-Credits-Reset",
 ];
 const RETRY_AFTER: &str = "Retry-After";
+const RATE_LIMIT: &str = "RateLimit";
+const RATE_LIMIT_POLICY: &str = "RateLimit-Policy";
 const AUTHENTICATE: &str = "WWW-Authenticate";
 const ALLOW: &str = "Allow";
 
@@ -108,6 +110,24 @@ pub(super) fn headers() -> Vec<(&'static str, Header)> {
             header(whole(), "Seconds to wait before trying again.", "1"),
         ),
         (
+            RATE_LIMIT_POLICY,
+            header(
+                words(),
+                "The limit that was reached: its name, how many there may be (`q`), and in how many seconds \
+                 (`w`).",
+                "\"signup-hour\";q=5;w=3600",
+            ),
+        ),
+        (
+            RATE_LIMIT,
+            header(
+                words(),
+                "The limit that was reached: how many are left (`r`), and in how many seconds there is one \
+                 more (`t`).",
+                "\"signup-hour\";r=0;t=720",
+            ),
+        ),
+        (
             AUTHENTICATE,
             header(words(), "How to authenticate.", "Bearer"),
         ),
@@ -165,6 +185,9 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         }
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
         Code::CheckInProgress => "A check is running; there is one at a time.",
+        Code::RateLimited => {
+            "Too many requests of a kind; `rate_limit` names the limit. Nothing was debited."
+        }
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
             "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
@@ -237,6 +260,11 @@ fn made(code: Code) -> ApiError {
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
         Code::BackupInProgress => Failure::BackupInProgress,
         Code::CheckInProgress => Failure::CheckInProgress,
+        Code::RateLimited => Failure::RateLimited(Exceeded {
+            rule: Rule::SignupHour,
+            quota: RateLimits::default().signup_hour,
+            wait_seconds: 720,
+        }),
         Code::Overloaded => Failure::Overloaded,
         Code::StorageUnavailable => Failure::StorageUnavailable {
             outcome_unknown: false,
@@ -304,7 +332,13 @@ pub(super) fn response(codes: &[Code]) -> Response {
                 response = response.header_ref(name, header_ref(name));
             }
         }
-        for name in [RETRY_AFTER, AUTHENTICATE, ALLOW] {
+        for name in [
+            RETRY_AFTER,
+            RATE_LIMIT_POLICY,
+            RATE_LIMIT,
+            AUTHENTICATE,
+            ALLOW,
+        ] {
             let has = |(own, _): &(http::HeaderName, _)| own.as_str().eq_ignore_ascii_case(name);
             if error.headers.iter().any(has) {
                 response = response.header_ref(name, header_ref(name));
@@ -373,6 +407,14 @@ pub(super) fn schema() -> Object {
             text("`unknown` if the write may be there later (503).")
                 .enum_values(Some(["unknown"]))
                 .build(),
+        )
+        .property(
+            "rate_limit",
+            text("The limit that was reached (429).").build(),
+        )
+        .property(
+            "retry_after",
+            whole("Seconds to wait, as in Retry-After (429)."),
         )
         .property("bytes_max", whole("Bytes that a body may have (413)."))
         .property(

@@ -175,6 +175,11 @@ fn operation(
     operation.build()
 }
 
+/// Returns what a success of a route costs.
+pub(super) fn price(endpoint: &Endpoint) -> u64 {
+    (endpoint.describe)().price
+}
+
 /// Returns the codes of a route: those that follow from who may call, from the body and from the price,
 /// and those that the handler names.
 fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
@@ -184,6 +189,7 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
             Code::AmbiguousCredentials,
             Code::AdminRequired,
             Code::AdminDisabled,
+            Code::RateLimited,
         ]);
         if endpoint.access != Access::Admin {
             codes.extend([Code::MissingCredentials, Code::InvalidKey, Code::KeyRevoked]);
