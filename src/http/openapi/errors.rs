@@ -276,11 +276,10 @@ fn made(code: Code) -> ApiError {
     failure.into()
 }
 
-/// Returns the example for a code: the body that a client gets.
+/// Returns the example for a code: the body that a client gets. When it comes is told by the responses.
 pub(super) fn example(code: Code) -> Example {
     let body = made(code).body(EXAMPLE_ID);
     ExampleBuilder::new()
-        .summary(meaning(code))
         .value(serde_json::from_str(&body).ok())
         .build()
 }
