@@ -25,9 +25,10 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::Clock;
 use crate::domain::account::AccountKey;
+use crate::domain::plan::{Plan, Plans};
 use crate::store::Principal;
 
-use super::Failure;
+use super::{App, Failure};
 use buckets::{Buckets, Room};
 
 pub use origin::Origin;
@@ -252,6 +253,8 @@ fn swap(place: &AtomicU64, from: u64, to: u64) -> bool {
 #[derive(Debug)]
 pub struct Limits {
     free_routes: Option<Limit<AccountKey>>,
+    /// Those of plans that have their own, by how many a minute.
+    of_plans: Vec<(u32, Limit<AccountKey>)>,
     signup_hour: Option<Limit<Origin>>,
     signup_day: Option<Limit<Origin>>,
     signup_global: Option<Limit<()>>,
@@ -259,20 +262,28 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Makes the limits, all buckets full.
+    /// Makes the limits, all buckets full. A plan's own requests a minute are in the place of
+    /// [`RateLimits::free_routes`], unless that is off.
     #[must_use]
-    pub fn new(limits: &RateLimits, clock: &Clock) -> Self {
-        Self::with_room(limits, clock, Room::DEFAULT)
+    pub fn new(limits: &RateLimits, plans: &'static Plans, clock: &Clock) -> Self {
+        let own = plans.iter().filter_map(requests_per_minute);
+        Self::with_room(limits, own.collect(), clock, Room::DEFAULT)
     }
 
-    fn with_room(limits: &RateLimits, clock: &Clock, room: Room) -> Self {
+    /// Makes the limits with these of plans.
+    fn with_room(limits: &RateLimits, mut of_plans: Vec<u32>, clock: &Clock, room: Room) -> Self {
         let pace = &Pace {
             clock: clock.clone(),
             started: Instant::now(),
         };
         let one = Room { own: 1, shared: 1 };
+        of_plans.retain(|_| limits.free_routes > 0);
+        of_plans.sort_unstable();
+        of_plans.dedup();
+        let of_plan = |quota| Some((quota, Limit::new(Rule::FreeRoutes, quota, pace, room)?));
         Self {
             free_routes: Limit::new(Rule::FreeRoutes, limits.free_routes, pace, room),
+            of_plans: of_plans.into_iter().filter_map(of_plan).collect(),
             signup_hour: Limit::new(Rule::SignupHour, limits.signup_hour, pace, room),
             signup_day: Limit::new(Rule::SignupDay, limits.signup_day, pace, room),
             signup_global: Limit::new(Rule::SignupGlobal, limits.signup_global, pace, one),
@@ -280,18 +291,28 @@ impl Limits {
         }
     }
 
-    /// Counts a request to a free route.
-    ///
-    /// # Errors
-    ///
-    /// [`Failure::RateLimited`]
-    pub fn take_free_route(&self, principal: &Principal) -> Result<(), Failure> {
-        take(self.of_account(principal), &principal.account)
-    }
-
-    /// Returns the limit of an account on free routes: one for all plans, until a plan has its own.
-    fn of_account(&self, _: &Principal) -> Option<&Limit<AccountKey>> {
-        self.free_routes.as_ref()
+    /// Counts a request of an account to a free route. `of_plan` looks up how many its plan has of its own.
+    fn take_free_route(
+        &self,
+        account: AccountKey,
+        of_plan: impl FnOnce() -> Result<Option<u32>, Failure>,
+    ) -> Result<(), Failure> {
+        // Most services have no plan with its own: then nothing is looked up.
+        let own = if self.of_plans.is_empty() {
+            None
+        } else {
+            of_plan()?
+        };
+        let limit = match own {
+            Some(own) => {
+                let mut of_plans = self.of_plans.iter();
+                of_plans
+                    .find(|(quota, _)| *quota == own)
+                    .map(|(_, limit)| limit)
+            }
+            None => self.free_routes.as_ref(),
+        };
+        take(limit, &account)
     }
 
     /// Counts a sign-up, before it is known how it ends: else a race would pass. One that made nothing and
@@ -331,8 +352,31 @@ impl Limits {
         for limit in [&self.signup_hour, &self.signup_day, &self.auth_failures] {
             limit.iter().for_each(Limit::sweep);
         }
-        self.free_routes.iter().for_each(Limit::sweep);
+        let of_plans = self.of_plans.iter().map(|(_, limit)| limit);
+        self.free_routes
+            .iter()
+            .chain(of_plans)
+            .for_each(Limit::sweep);
     }
+}
+
+impl App {
+    /// Counts a request to a free route, against the limit of its account's plan or that of all.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::RateLimited`], or what the store says.
+    pub fn take_free_route(&self, principal: &Principal) -> Result<(), Failure> {
+        self.limits().take_free_route(principal.account, || {
+            let usage = self.store().usage(principal.account, self.now())?;
+            Ok(requests_per_minute(usage.plan()))
+        })
+    }
+}
+
+/// Returns how many free requests a minute the plan has of its own.
+const fn requests_per_minute(plan: Plan) -> Option<u32> {
+    plan.terms().requests_per_minute
 }
 
 fn take<K: Copy + Eq + Hash>(limit: Option<&Limit<K>>, key: &K) -> Result<(), Failure> {

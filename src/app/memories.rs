@@ -105,10 +105,10 @@ impl App {
                 }
             }
         };
-        let cost = Operation::AddMemory.price();
+        let cost = self.price(Operation::AddMemory);
         let add = AddMemory {
             account: principal.account,
-            key_no: principal.key_no,
+            payer: principal.payer(),
             key_id: principal.key_id.as_str(),
             memory: &request.memory,
             id: MemoryId::new(now.millis(), random_bits()),
@@ -138,7 +138,7 @@ impl App {
     ) -> Result<Answered, Failure> {
         let usage = self.store().usage(principal.account, now)?;
         let balance = usage
-            .balance_of(principal.key_no)
+            .balance_of(principal.lineage)
             .map_err(|r| Failure::of_usage(r, 0))?;
         Ok(Answered {
             status,
@@ -221,10 +221,10 @@ impl App {
         request: UpdateRequest,
     ) -> Result<(Changed, Debited), Failure> {
         let body_max = self.settings().body_bytes_max;
-        let cost = Operation::UpdateMemory.price();
+        let cost = self.price(Operation::UpdateMemory);
         let update = UpdateMemory {
             account: principal.account,
-            key_no: principal.key_no,
+            payer: principal.payer(),
             id: request.id,
             cost,
             now: self.now(),
@@ -262,7 +262,7 @@ impl App {
         id: Option<MemoryId>,
     ) -> Result<Deleted, Failure> {
         let id = id.ok_or(Failure::MemoryNotFound)?;
-        let (account, key_no) = (principal.account, principal.key_no);
+        let (account, key_no) = (principal.account, principal.lineage);
         self.store()
             .delete_memory(account, key_no, id, self.now())
             .await
@@ -282,10 +282,10 @@ impl App {
         operation: Operation,
         now: Timestamp,
     ) -> Result<Usage, Failure> {
-        let cost = operation.price();
+        let cost = self.price(operation);
         let usage = self.store().usage(principal.account, now)?;
         let balance = usage
-            .balance_of(principal.key_no)
+            .balance_of(principal.lineage)
             .map_err(|r| Failure::of_usage(r, cost))?;
         if balance.credits_remaining < cost {
             return Err(Failure::OutOfCredits { balance, cost });

@@ -20,9 +20,9 @@ use rand::RngExt;
 
 use crate::clock::Clock;
 use crate::domain::key::Secret;
-use crate::domain::plan::{Operation, Plan};
+use crate::domain::plan::{Operation, Plan, Plans, Prices};
 use crate::domain::time::Timestamp;
-use crate::store::{Debited, Store, StoreError};
+use crate::store::{Debited, OpError, Store, StoreError};
 
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
@@ -44,6 +44,10 @@ pub use crate::store::{
 /// What an operator decides about the service.
 #[derive(Debug)]
 pub struct Settings {
+    /// The table of plans, the store's too.
+    pub plans: &'static Plans,
+    /// What operations cost.
+    pub prices: Prices,
     /// Plans that a sign-up may choose; empty closes sign-up.
     pub signup_plans: Vec<Plan>,
     /// Who is the admin.
@@ -78,7 +82,7 @@ impl App {
     /// Puts a service together.
     #[must_use]
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
-        let limits = Limits::new(&settings.rate_limits, &clock);
+        let limits = Limits::new(&settings.rate_limits, settings.plans, &clock);
         Self(Arc::new(Inner {
             store,
             clock,
@@ -107,6 +111,18 @@ impl App {
         &self.0.limits
     }
 
+    /// Returns the table of plans.
+    #[must_use]
+    pub fn plans(&self) -> &'static Plans {
+        self.0.settings.plans
+    }
+
+    /// Returns what an operation costs, in credits.
+    #[must_use]
+    pub fn price(&self, operation: Operation) -> u64 {
+        self.0.settings.prices.of(operation)
+    }
+
     fn store(&self) -> &Store {
         &self.0.store
     }
@@ -133,11 +149,19 @@ impl App {
         operation: Operation,
         now: Timestamp,
     ) -> Result<Debited, Failure> {
-        let price = operation.price();
-        Ok(self
-            .store()
-            .debit(principal.account, principal.key_no, price, now)
-            .await?)
+        let price = self.price(operation);
+        self.store()
+            .debit(
+                principal.account,
+                principal.payer(),
+                (operation, price),
+                now,
+            )
+            .await
+            .map_err(|error| match error {
+                OpError::Refused(refusal) => Failure::of_usage(refusal, price),
+                OpError::Store(error) => error.into(),
+            })
     }
 
     /// Runs something that may read a lot on a thread that may block.
@@ -163,7 +187,6 @@ fn new_key(
     secret: &Secret,
     description: String,
     cap: Option<Plan>,
-    created_by: Option<String>,
 ) -> Result<crate::store::NewKey, Failure> {
     Ok(crate::store::NewKey {
         hash: secret.hash(),
@@ -171,6 +194,8 @@ fn new_key(
         masked: secret.masked(),
         description,
         cap,
-        created_by,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     })
 }

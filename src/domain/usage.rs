@@ -1,15 +1,18 @@
 //! Usage: what an account was granted, has spent and holds. The one state machine of the credits.
 //!
 //! Everything that must agree lives in this one value, so that one compare-and-swap changes it whole:
-//! the account's counters, the share of each of its active keys, and the intents of writes under way.
+//! the account's counters, the share of each of its active keys, the intents of writes under way, the
+//! ledger's newest rows, and what somebody wants to be told.
 //! An intent is put in by the step that debits and says what to do if the process dies before the
 //! memory itself is written; see [`Usage::undo`].
 
 use serde::{Deserialize, Serialize};
 
 use super::cycle::{BillingCycle, billing_cycle, boundary};
+use super::event::{Cause, EventKind, EventTail, RequestId};
+use super::ledger::{Entry, LedgerRow, LedgerTail, amount};
 use super::memory::MemoryId;
-use super::plan::Plan;
+use super::plan::{Operation, Plan, PlanNo, Plans};
 use super::time::Timestamp;
 
 /// Most writes of one account that may be under way at once; more wait.
@@ -20,11 +23,20 @@ pub const INTENTS_MAX: usize = 64;
 /// The number of a key within its account: 1 for the first, never given twice.
 pub type KeyNo = u32;
 
+/// Who pays for a request: a key, out of the share that it has together with those it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payer {
+    /// The key.
+    pub key_no: KeyNo,
+    /// Its lineage: the first key of those that were rotated into each other up to this one.
+    pub lineage: KeyNo,
+}
+
 /// The counters of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// What the account has bought.
-    pub plan: Plan,
+    /// What the account has bought; [`Self::plan`] has its terms.
+    pub plan: PlanNo,
     /// The instant from which billing cycles are counted.
     pub anchor: Timestamp,
     /// Index of the billing cycle that the counters are of.
@@ -53,28 +65,57 @@ pub struct Usage {
     pub shares: Vec<Share>,
     /// Writes under way, oldest first.
     pub intents: Vec<Intent>,
+    /// The newest rows of the ledger.
+    pub ledger: LedgerTail,
+    /// Events on their way out.
+    pub events: EventTail,
+    /// What has been told in this cycle: each warning once.
+    pub told: Told,
+    /// The table that the numbers of plans are of. No part of the record: whoever decodes one sets it.
+    #[serde(skip, default = "Plans::seed")]
+    pub plans: &'static Plans,
+}
+
+/// Which warnings were given in a cycle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// [`EventKind::CreditsLow`].
+    pub low: bool,
+    /// [`EventKind::CreditsExhausted`].
+    pub exhausted: bool,
+    /// [`EventKind::MemoryNearLimit`].
+    pub near_limit: bool,
 }
 
 /// What of a usage only grows, or changes for a reason only; see [`Usage::mark`].
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
-    plan: Plan,
     cycle: u32,
     granted: u64,
     used_ever: u64,
     newest: MemoryId,
     next_op: u64,
     next_key_no: KeyNo,
+    tail: TailSums,
     is_whole: bool,
 }
 
-/// What was done with one key.
+/// What the rows of the ledger that are in a usage come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TailSums {
+    granted_now: i64,
+    spent: i64,
+}
+
+/// What was done with one key, and with those that were rotated into it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
-    /// Which key.
+    /// Which lineage: the number of its first key.
     pub key_no: KeyNo,
-    /// The plan that caps the key, if it was made with one.
-    pub cap: Option<Plan>,
+    /// The plan that caps the key, if it was made with one; [`Usage::cap_of`] has its terms.
+    pub cap: Option<PlanNo>,
+    /// The credits that the key may spend in a cycle, if fewer than its plan's.
+    pub credits_cap: Option<u64>,
     /// Credits spent in this cycle.
     pub used: u64,
     /// Credits spent since the key was made.
@@ -88,14 +129,32 @@ pub struct Share {
 impl Share {
     /// Returns the share of a key that has done nothing yet.
     #[must_use]
-    pub const fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
+    pub fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
         Self {
             key_no,
-            cap,
+            cap: cap.map(Plan::no),
+            credits_cap: None,
             used: 0,
             used_ever: 0,
             held: 0,
             last_activity: None,
+        }
+    }
+
+    /// Says whether the key has limits of its own.
+    #[must_use]
+    pub const fn is_capped(&self) -> bool {
+        self.cap.is_some() || self.credits_cap.is_some()
+    }
+}
+
+impl Payer {
+    /// Returns the payer that a key is which was never rotated.
+    #[must_use]
+    pub const fn first(key_no: KeyNo) -> Self {
+        Self {
+            key_no,
+            lineage: key_no,
         }
     }
 }
@@ -107,8 +166,10 @@ pub struct Intent {
     pub op: u64,
     /// Cycle in which it was debited.
     pub cycle: u32,
-    /// The key that pays; for a delete, the key that stored the memory.
+    /// The lineage that pays; for a delete, the one that stored the memory.
     pub key_no: KeyNo,
+    /// The key of that lineage that pays; for a delete, the same number again.
+    pub paid_by: KeyNo,
     /// The memory.
     pub memory: MemoryId,
     /// What is done to it.
@@ -132,6 +193,13 @@ pub enum IntentKind {
     },
     /// A memory is removed.
     Delete,
+    /// Credits are given or taken by an admin; the answer is recorded under `replay`.
+    Adjust {
+        /// How many; below 0 if they are taken.
+        amount: i64,
+        /// Key of the idempotency record.
+        replay: [u8; 16],
+    },
 }
 
 /// Why the rules say no.
@@ -146,6 +214,9 @@ pub enum Refusal {
     /// The key has no share any more.
     #[error("the key was revoked")]
     KeyRevoked,
+    /// Fewer credits are left than should be taken.
+    #[error("fewer credits are left")]
+    TooFewToTake(Balance),
     /// [`INTENTS_MAX`] writes are under way.
     #[error("too many writes of this account are under way")]
     Busy,
@@ -194,8 +265,8 @@ impl Usage {
     /// Returns the usage of a new account: `plan`'s credits granted, the first cycle starting on `anchor`.
     #[must_use]
     pub fn new(plan: Plan, anchor: Timestamp) -> Self {
-        Self {
-            plan,
+        let mut usage = Self {
+            plan: plan.no(),
             anchor,
             cycle: 0,
             cycle_end: boundary(anchor, 1),
@@ -210,7 +281,39 @@ impl Usage {
             stats_due: 1_000,
             shares: Vec::new(),
             intents: Vec::new(),
-        }
+            ledger: LedgerTail::default(),
+            events: EventTail::default(),
+            told: Told::default(),
+            plans: plan.plans(),
+        };
+        usage.enter(Entry::Grant, amount(usage.granted), anchor, 0, None);
+        usage
+    }
+
+    /// Begins the ledger of an account that is older than it: what there is so far becomes its first rows.
+    pub fn open_ledger(&mut self, at: Timestamp) {
+        let earlier = self.used_ever.saturating_sub(self.used);
+        let less = |credits| amount(credits).saturating_neg();
+        self.ledger = LedgerTail::default();
+        self.enter(Entry::Opening, amount(self.granted), at, 0, None);
+        self.enter(Entry::OpeningSpent, less(self.used), at, 0, None);
+        self.enter(Entry::EarlierSpent, less(earlier), at, 0, None);
+    }
+
+    /// Returns what the account has bought. The lowest plan for a number that no plan has: the store lets
+    /// no such record through.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.plans
+            .by_no(self.plan)
+            .unwrap_or_else(|| self.plans.least())
+    }
+
+    /// Returns the plan that caps a key, if one does.
+    #[must_use]
+    pub fn cap_of(&self, share: &Share) -> Option<Plan> {
+        let known = |no| self.plans.by_no(no).unwrap_or_else(|| self.plans.least());
+        share.cap.map(known)
     }
 
     /// Enters the cycle that holds `now`, if it is a later one: grants the plan's credits, once however
@@ -227,26 +330,29 @@ impl Usage {
         }
         self.cycle = cycle.index;
         self.cycle_end = cycle.end;
-        self.granted = self.plan.credits_per_cycle();
+        self.granted = self.plan().credits_per_cycle();
         self.used = 0;
+        self.told = Told::default();
         for share in &mut self.shares {
             share.used = 0;
         }
+        self.enter(Entry::Grant, amount(self.granted), now, 0, None);
         Some(cycle)
     }
 
     /// Returns the account's own numbers.
     #[must_use]
     pub fn balance(&self) -> Balance {
+        let plan = self.plan();
         Balance {
-            plan: self.plan,
-            credits_limit: self.plan.credits_per_cycle(),
+            plan,
+            credits_limit: plan.credits_per_cycle(),
             credits_remaining: self.remaining(),
             credits_used: self.used,
             credits_used_ever: self.used_ever,
-            memory_limit: self.plan.memories_max(),
+            memory_limit: plan.memories_max(),
             memory_count: self.held,
-            memory_remaining: self.plan.memories_max().saturating_sub(self.held),
+            memory_remaining: plan.memories_max().saturating_sub(self.held),
             reset: self.cycle_end,
             capped: false,
         }
@@ -267,30 +373,41 @@ impl Usage {
     #[must_use]
     pub fn balance_of_share(&self, share: &Share) -> Balance {
         let account = self.balance();
-        let Some(cap) = share.cap else { return account };
-        let plan = cap.min(self.plan);
-        let own_credits = plan.credits_per_cycle().saturating_sub(share.used);
-        let own_room = plan.memories_max().saturating_sub(share.held);
-        Balance {
-            plan,
-            credits_limit: plan.credits_per_cycle(),
-            credits_remaining: own_credits.min(account.credits_remaining),
-            credits_used: share.used,
-            memory_limit: plan.memories_max(),
-            memory_count: share.held,
-            memory_remaining: own_room.min(account.memory_remaining),
-            capped: true,
-            ..account
+        let mut own = account;
+        if let Some(cap) = self.cap_of(share) {
+            own.plan = cap.min(account.plan);
+            own.credits_limit = own.plan.credits_per_cycle();
+            own.memory_limit = own.plan.memories_max();
+            own.memory_count = share.held;
+            let room = own.memory_limit.saturating_sub(share.held);
+            own.memory_remaining = room.min(account.memory_remaining);
         }
+        if let Some(cap) = share.credits_cap {
+            own.credits_limit = cap.min(own.credits_limit);
+        }
+        if share.is_capped() {
+            own.capped = true;
+            own.credits_used = share.used;
+            let left = own.credits_limit.saturating_sub(share.used);
+            own.credits_remaining = left.min(account.credits_remaining);
+        }
+        own
     }
 
-    /// Debits `cost` credits for a request with this key. Returns the numbers after it.
+    /// Debits `cost` credits for a request of this payer. Returns the numbers after it.
     ///
     /// # Errors
     ///
     /// [`Refusal::OutOfCredits`] and [`Refusal::KeyRevoked`]; nothing is changed then but the cycle.
-    pub fn debit(&mut self, key_no: KeyNo, cost: u64, now: Timestamp) -> Result<Balance, Refusal> {
+    pub fn debit(
+        &mut self,
+        payer: Payer,
+        operation: Operation,
+        cost: u64,
+        now: Timestamp,
+    ) -> Result<Balance, Refusal> {
         self.roll_over(now);
+        let key_no = payer.lineage;
         let balance = self.balance_of(key_no)?;
         if balance.credits_remaining < cost {
             return Err(Refusal::OutOfCredits(balance));
@@ -303,6 +420,11 @@ impl Usage {
             share.used_ever = share.used_ever.saturating_add(cost);
             share.last_activity = Some(now);
         }
+        let spent = amount(cost).saturating_neg();
+        self.enter(Entry::Debit(operation), spent, now, payer.key_no, None);
+        if cost > 0 {
+            self.tell_credits(now);
+        }
         self.balance_of(key_no)
     }
 
@@ -313,7 +435,7 @@ impl Usage {
     /// Every [`Refusal`], credits before room; nothing is changed then but the cycle.
     pub fn begin_add(
         &mut self,
-        key_no: KeyNo,
+        payer: Payer,
         proposed: MemoryId,
         cost: u64,
         replay: Option<[u8; 16]>,
@@ -321,6 +443,7 @@ impl Usage {
     ) -> Result<(Intent, Balance), Refusal> {
         self.roll_over(now);
         self.room_for_intent()?;
+        let key_no = payer.lineage;
         let balance = self.balance_of(key_no)?;
         if balance.credits_remaining < cost {
             return Err(Refusal::OutOfCredits(balance));
@@ -328,13 +451,14 @@ impl Usage {
         if balance.memory_remaining == 0 {
             return Err(Refusal::MemoryLimit(balance));
         }
-        self.debit(key_no, cost, now)?;
+        self.debit(payer, Operation::AddMemory, cost, now)?;
         self.newest = proposed.after(self.newest);
         self.held = self.held.saturating_add(1);
         if let Some(share) = self.share_mut(key_no) {
             share.held = share.held.saturating_add(1);
         }
-        let intent = self.push_intent(key_no, self.newest, IntentKind::Add { cost, replay });
+        self.tell_room(now);
+        let intent = self.push_intent(payer, self.newest, IntentKind::Add { cost, replay });
         Ok((intent, self.balance_of(key_no)?))
     }
 
@@ -345,15 +469,15 @@ impl Usage {
     /// [`Refusal::OutOfCredits`], [`Refusal::KeyRevoked`], [`Refusal::Busy`].
     pub fn begin_change(
         &mut self,
-        key_no: KeyNo,
+        payer: Payer,
         memory: MemoryId,
         cost: u64,
         now: Timestamp,
     ) -> Result<(Intent, Balance), Refusal> {
         self.room_for_intent()?;
-        let balance = self.debit(key_no, cost, now)?;
+        let balance = self.debit(payer, Operation::UpdateMemory, cost, now)?;
         Ok((
-            self.push_intent(key_no, memory, IntentKind::Change { cost }),
+            self.push_intent(payer, memory, IntentKind::Change { cost }),
             balance,
         ))
     }
@@ -372,7 +496,46 @@ impl Usage {
         self.roll_over(now);
         self.room_for_intent()?;
         self.release(owner);
-        Ok(self.push_intent(owner, memory, IntentKind::Delete))
+        Ok(self.push_intent(Payer::first(owner), memory, IntentKind::Delete))
+    }
+
+    /// Begins to give credits, or to take some, in the cycle that holds `now`: they are of this cycle, as
+    /// all credits are. The answer is recorded under `replay`; without it [`Self::undo`] takes it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::TooFewToTake`], [`Refusal::Busy`]; nothing is changed then but the cycle.
+    pub fn begin_adjust(
+        &mut self,
+        credits: i64,
+        replay: [u8; 16],
+        now: Timestamp,
+        cause: Cause,
+    ) -> Result<Intent, Refusal> {
+        self.roll_over(now);
+        self.room_for_intent()?;
+        let size = credits.unsigned_abs();
+        if credits < 0 && self.remaining() < size {
+            return Err(Refusal::TooFewToTake(self.balance()));
+        }
+        self.granted = self.granted.saturating_add_signed(credits);
+        let entry = if credits < 0 {
+            Entry::Correction
+        } else {
+            Entry::Bonus
+        };
+        self.enter(entry, credits, now, 0, cause.request);
+        if credits > 0 {
+            self.told.low = self.balance().credits_low();
+            self.told.exhausted = false;
+        }
+        let kind = EventKind::CreditsAdjusted { amount: credits };
+        self.events.push(now, cause, kind);
+        let kind = IntentKind::Adjust {
+            amount: credits,
+            replay,
+        };
+        Ok(self.push_intent(Payer::first(0), MemoryId::default(), kind))
     }
 
     /// Ends writes that are complete: their intents go.
@@ -382,14 +545,26 @@ impl Usage {
 
     /// Undoes a write whose memory was never written: gives the credits back, frees the place, drops
     /// the intent. A delete is never undone, it is finished.
+    ///
+    /// What an adjustment gave and is spent already stays given.
     pub fn undo(&mut self, intent: &Intent) {
         match intent.kind {
             IntentKind::Add { cost, .. } => {
-                self.refund(intent.key_no, cost, intent.cycle);
+                self.refund(intent, Operation::AddMemory, cost);
                 self.release(intent.key_no);
             }
-            IntentKind::Change { cost } => self.refund(intent.key_no, cost, intent.cycle),
-            IntentKind::Delete => {}
+            IntentKind::Change { cost } => self.refund(intent, Operation::UpdateMemory, cost),
+            IntentKind::Adjust {
+                amount: credits, ..
+            } if intent.cycle == self.cycle => {
+                let before = self.granted;
+                let after = before.saturating_add_signed(credits.saturating_neg());
+                self.granted = after.max(self.used);
+                let back = amount(self.granted).saturating_sub(amount(before));
+                let at = self.newest_row_time();
+                self.enter(Entry::Correction, back, at, 0, None);
+            }
+            IntentKind::Adjust { .. } | IntentKind::Delete => {}
         }
         self.settle(|op| op == intent.op);
     }
@@ -398,16 +573,28 @@ impl Usage {
     ///
     /// An upgrade grants the new plan's credits in full; a downgrade leaves the lesser of what remained
     /// and the new plan's; the same plan changes nothing. What was used stays.
-    pub fn change_plan(&mut self, plan: Plan, now: Timestamp) -> Plan {
+    pub fn change_plan(&mut self, plan: Plan, now: Timestamp, cause: Cause) -> Plan {
         self.roll_over(now);
-        let previous = self.plan;
+        let (previous, before) = (self.plan(), self.granted);
         let remaining = match plan.cmp(&previous) {
             std::cmp::Ordering::Equal => return previous,
             std::cmp::Ordering::Greater => plan.credits_per_cycle(),
             std::cmp::Ordering::Less => self.remaining().min(plan.credits_per_cycle()),
         };
         self.granted = self.used.saturating_add(remaining);
-        self.plan = plan;
+        self.plan = plan.no();
+        let difference = amount(self.granted).saturating_sub(amount(before));
+        self.enter(Entry::PlanChange, difference, now, 0, cause.request);
+        self.told = Told {
+            low: self.balance().credits_low(),
+            exhausted: self.remaining() == 0,
+            near_limit: self.balance().memory_nearly_full(),
+        };
+        let kind = EventKind::PlanChanged {
+            from: previous.name().to_owned(),
+            to: plan.name().to_owned(),
+        };
+        self.events.push(now, cause, kind);
         previous
     }
 
@@ -415,13 +602,13 @@ impl Usage {
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark {
-            plan: self.plan,
             cycle: self.cycle,
             granted: self.granted,
             used_ever: self.used_ever,
             newest: self.newest,
             next_op: self.next_op,
             next_key_no: self.next_key_no,
+            tail: self.tail_sums(),
             is_whole: self.broken_rule().is_none(),
         }
     }
@@ -433,8 +620,8 @@ impl Usage {
         let same_cycle = self.cycle == mark.cycle;
         if self.cycle < mark.cycle {
             Some("a billing cycle began again")
-        } else if same_cycle && self.plan == mark.plan && self.granted != mark.granted {
-            Some("credits were granted within a cycle")
+        } else if !self.is_in_ledger_since(mark, same_cycle) {
+            Some("the ledger does not say why the counters changed")
         } else if self.used_ever < mark.used_ever {
             Some("a debit was taken back")
         } else if self.newest < mark.newest
@@ -445,6 +632,34 @@ impl Usage {
         } else {
             self.broken_rule().filter(|_| mark.is_whole)
         }
+    }
+
+    fn is_in_ledger_since(&self, mark: &Mark, same_cycle: bool) -> bool {
+        let tail = self.tail_sums();
+        let since = |now: i64, then: i64| now.saturating_sub(then);
+        let spent = since(amount(self.used_ever), amount(mark.used_ever));
+        let granted = if same_cycle {
+            since(tail.granted_now, mark.tail.granted_now)
+                == since(amount(self.granted), amount(mark.granted))
+        } else {
+            tail.granted_now == amount(self.granted)
+        };
+        granted && since(tail.spent, mark.tail.spent) == spent
+    }
+
+    fn tail_sums(&self) -> TailSums {
+        let mut sums = TailSums {
+            granted_now: 0,
+            spent: 0,
+        };
+        for row in &self.ledger.rows {
+            if !row.entry.is_grant() {
+                sums.spent = sums.spent.saturating_sub(row.amount);
+            } else if row.cycle == self.cycle {
+                sums.granted_now = sums.granted_now.saturating_add(row.amount);
+            }
+        }
+        sums
     }
 
     fn broken_rule(&self) -> Option<&'static str> {
@@ -479,8 +694,72 @@ impl Usage {
         self.granted.saturating_sub(self.used)
     }
 
-    fn refund(&mut self, key_no: KeyNo, cost: u64, cycle: u32) {
-        let this_cycle = cycle == self.cycle;
+    /// Puts a row into the ledger, of the running cycle.
+    fn enter(
+        &mut self,
+        entry: Entry,
+        amount: i64,
+        at: Timestamp,
+        key_no: KeyNo,
+        request: Option<RequestId>,
+    ) {
+        self.ledger.push(LedgerRow {
+            no: 0,
+            at,
+            cycle: self.cycle,
+            key_no,
+            entry,
+            amount,
+            count: 1,
+            request,
+        });
+    }
+
+    /// The time of what is done by no request: of the settling of a write that a crash interrupted.
+    fn newest_row_time(&self) -> Timestamp {
+        let newest = self.ledger.rows.iter().map(|row| row.at).max();
+        newest.or(self.last_activity).unwrap_or(self.anchor)
+    }
+
+    fn tell_credits(&mut self, now: Timestamp) {
+        let balance = self.balance();
+        let (remaining, limit) = (balance.credits_remaining, balance.credits_limit);
+        if balance.credits_low() && !self.told.low {
+            self.told.low = true;
+            let kind = EventKind::CreditsLow { remaining, limit };
+            self.events.push(now, Cause::service(), kind);
+        }
+        if remaining == 0 && !self.told.exhausted {
+            self.told.exhausted = true;
+            let kind = EventKind::CreditsExhausted { limit };
+            self.events.push(now, Cause::service(), kind);
+        }
+    }
+
+    fn tell_room(&mut self, now: Timestamp) {
+        let balance = self.balance();
+        if balance.memory_nearly_full() && !self.told.near_limit {
+            self.told.near_limit = true;
+            let kind = EventKind::MemoryNearLimit {
+                held: balance.memory_count,
+                limit: balance.memory_limit,
+            };
+            self.events.push(now, Cause::service(), kind);
+        }
+    }
+
+    fn refund(&mut self, intent: &Intent, operation: Operation, cost: u64) {
+        let (key_no, this_cycle) = (intent.key_no, intent.cycle == self.cycle);
+        self.ledger.push(LedgerRow {
+            no: 0,
+            at: self.newest_row_time(),
+            cycle: intent.cycle,
+            key_no: intent.paid_by,
+            entry: Entry::Refund(operation),
+            amount: amount(cost),
+            count: 1,
+            request: None,
+        });
         self.used_ever = self.used_ever.saturating_sub(cost);
         if this_cycle {
             self.used = self.used.saturating_sub(cost);
@@ -508,11 +787,12 @@ impl Usage {
         }
     }
 
-    fn push_intent(&mut self, key_no: KeyNo, memory: MemoryId, kind: IntentKind) -> Intent {
+    fn push_intent(&mut self, payer: Payer, memory: MemoryId, kind: IntentKind) -> Intent {
         let intent = Intent {
             op: self.next_op,
             cycle: self.cycle,
-            key_no,
+            key_no: payer.lineage,
+            paid_by: payer.key_no,
             memory,
             kind,
         };
@@ -527,6 +807,7 @@ mod tests {
     use super::*;
 
     const DAY: i64 = 86_400;
+    const READ: Operation = Operation::ReadMemory;
 
     fn at(days: i64) -> Timestamp {
         Timestamp::parse_rfc3339("2026-01-01T00:00:00Z")
@@ -544,14 +825,29 @@ mod tests {
 
     #[test]
     fn a_debit_takes_all_or_nothing() {
-        let mut usage = usage(Plan::Free, &[None]);
-        assert_eq!(usage.debit(1, 99, at(1)).unwrap().credits_remaining, 1);
+        let mut usage = usage(Plan::FREE, &[None]);
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 99, at(1))
+                .unwrap()
+                .credits_remaining,
+            1
+        );
         let before = usage.clone();
-        let refused = usage.debit(1, 2, at(2)).unwrap_err();
+        let refused = usage.debit(Payer::first(1), READ, 2, at(2)).unwrap_err();
         assert!(matches!(refused, Refusal::OutOfCredits(b) if b.credits_remaining == 1));
         assert_eq!(usage, before);
-        assert_eq!(usage.debit(1, 1, at(2)).unwrap().credits_remaining, 0);
-        assert_eq!(usage.debit(9, 0, at(2)), Err(Refusal::KeyRevoked));
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 1, at(2))
+                .unwrap()
+                .credits_remaining,
+            0
+        );
+        assert_eq!(
+            usage.debit(Payer::first(9), READ, 0, at(2)),
+            Err(Refusal::KeyRevoked)
+        );
         assert_eq!(
             (usage.used, usage.used_ever, usage.last_activity),
             (100, 100, Some(at(2)))
@@ -560,13 +856,31 @@ mod tests {
 
     #[test]
     fn a_cycle_is_granted_once_whatever_the_clock_does() {
-        let mut usage = usage(Plan::Free, &[Some(Plan::Free)]);
-        usage.debit(1, 100, at(30)).unwrap();
-        assert_eq!(usage.debit(1, 40, at(31)).unwrap().credits_remaining, 60);
+        let mut usage = usage(Plan::FREE, &[Some(Plan::FREE)]);
+        usage.debit(Payer::first(1), READ, 100, at(30)).unwrap();
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 40, at(31))
+                .unwrap()
+                .credits_remaining,
+            60
+        );
         assert_eq!((usage.cycle, usage.used, usage.shares[0].used), (1, 40, 40));
         // Back across the boundary, and forth again.
-        assert_eq!(usage.debit(1, 10, at(30)).unwrap().credits_remaining, 50);
-        assert_eq!(usage.debit(1, 10, at(32)).unwrap().credits_remaining, 40);
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 10, at(30))
+                .unwrap()
+                .credits_remaining,
+            50
+        );
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 10, at(32))
+                .unwrap()
+                .credits_remaining,
+            40
+        );
         // Three cycles at once grant once.
         assert_eq!(usage.roll_over(at(130)).unwrap().index, 4);
         assert_eq!((usage.granted, usage.used, usage.used_ever), (100, 0, 160));
@@ -575,47 +889,67 @@ mod tests {
 
     #[test]
     fn plans_change_as_the_contract_says() {
-        let mut usage = usage(Plan::Free, &[None]);
-        usage.debit(1, 40, at(1)).unwrap();
-        assert_eq!(usage.change_plan(Plan::Free, at(1)), Plan::Free);
+        let mut usage = usage(Plan::FREE, &[None]);
+        usage.debit(Payer::first(1), READ, 40, at(1)).unwrap();
+        assert_eq!(
+            usage.change_plan(Plan::FREE, at(1), Cause::service()),
+            Plan::FREE
+        );
         assert_eq!(usage.balance().credits_remaining, 60);
-        assert_eq!(usage.change_plan(Plan::Pro, at(1)), Plan::Free);
+        assert_eq!(
+            usage.change_plan(Plan::PRO, at(1), Cause::service()),
+            Plan::FREE
+        );
         assert_eq!(
             (usage.balance().credits_remaining, usage.used),
             (10_000, 40)
         );
-        usage.debit(1, 9_950, at(1)).unwrap();
-        usage.change_plan(Plan::Free, at(1));
+        usage.debit(Payer::first(1), READ, 9_950, at(1)).unwrap();
+        usage.change_plan(Plan::FREE, at(1), Cause::service());
         assert_eq!((usage.balance().credits_remaining, usage.used), (50, 9_990));
-        usage.change_plan(Plan::Premium, at(1));
-        usage.change_plan(Plan::Free, at(1));
+        usage.change_plan(Plan::PREMIUM, at(1), Cause::service());
+        usage.change_plan(Plan::FREE, at(1), Cause::service());
         assert_eq!(usage.balance().credits_remaining, 100);
         assert_eq!(usage.granted - usage.used, 100);
     }
 
     #[test]
     fn a_capped_key_has_limits_of_its_own_within_the_accounts() {
-        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
-        assert_eq!(usage.debit(2, 30, at(1)).unwrap().credits_remaining, 70);
-        assert_eq!(usage.debit(1, 9_960, at(1)).unwrap().credits_remaining, 10);
+        let mut usage = usage(Plan::PRO, &[None, Some(Plan::FREE)]);
+        assert_eq!(
+            usage
+                .debit(Payer::first(2), READ, 30, at(1))
+                .unwrap()
+                .credits_remaining,
+            70
+        );
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 9_960, at(1))
+                .unwrap()
+                .credits_remaining,
+            10
+        );
         let capped = usage.balance_of(2).unwrap();
         assert_eq!((capped.credits_remaining, capped.credits_limit), (10, 100));
         assert_eq!(
             (capped.plan, capped.credits_used, capped.capped),
-            (Plan::Free, 30, true)
+            (Plan::FREE, 30, true)
         );
         // The account's downgrade lowers an uncapped key, never lifts a capped one.
-        usage.change_plan(Plan::Premium, at(1));
+        usage.change_plan(Plan::PREMIUM, at(1), Cause::service());
         assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 70);
     }
 
     #[test]
     fn an_add_counts_and_its_undoing_leaves_no_trace() {
-        let mut usage = usage(Plan::Free, &[None]);
-        usage.debit(1, 10, at(0)).unwrap();
+        let mut usage = usage(Plan::FREE, &[None]);
+        usage.debit(Payer::first(1), READ, 10, at(0)).unwrap();
         let before = usage.clone();
         let id = MemoryId::new(at(0).millis(), 7);
-        let (intent, balance) = usage.begin_add(1, id, 2, None, at(0)).unwrap();
+        let (intent, balance) = usage
+            .begin_add(Payer::first(1), id, 2, None, at(0))
+            .unwrap();
         assert_eq!(
             (
                 intent.memory,
@@ -635,20 +969,22 @@ mod tests {
 
     #[test]
     fn an_undone_add_of_an_earlier_cycle_takes_nothing_from_this_one() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         let (intent, _) = usage
-            .begin_add(1, MemoryId::new(1, 1), 2, None, at(30))
+            .begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(30))
             .unwrap();
-        usage.debit(1, 1, at(31)).unwrap();
+        usage.debit(Payer::first(1), READ, 1, at(31)).unwrap();
         usage.undo(&intent);
         assert_eq!((usage.used, usage.used_ever, usage.held), (1, 1, 0));
     }
 
     #[test]
     fn credits_are_refused_before_room() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.held = 100;
-        let add = |usage: &mut Usage| usage.begin_add(1, MemoryId::new(1, 1), 2, None, at(1));
+        let add = |usage: &mut Usage| {
+            usage.begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(1))
+        };
         assert!(matches!(add(&mut usage), Err(Refusal::MemoryLimit(b)) if b.memory_count == 100));
         usage.used = 99;
         assert!(matches!(add(&mut usage), Err(Refusal::OutOfCredits(_))));
@@ -657,9 +993,9 @@ mod tests {
 
     #[test]
     fn a_delete_frees_the_place_of_the_key_that_stored() {
-        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
+        let mut usage = usage(Plan::PRO, &[None, Some(Plan::FREE)]);
         let (add, _) = usage
-            .begin_add(2, MemoryId::new(1, 1), 2, None, at(1))
+            .begin_add(Payer::first(2), MemoryId::new(1, 1), 2, None, at(1))
             .unwrap();
         usage.settle(|op| op == add.op);
         let delete = usage.begin_delete(2, add.memory, at(1)).unwrap();
@@ -669,10 +1005,10 @@ mod tests {
 
     #[test]
     fn intents_are_bounded() {
-        let mut usage = usage(Plan::Pro, &[None]);
+        let mut usage = usage(Plan::PRO, &[None]);
         for n in 0..INTENTS_MAX as u64 {
             usage
-                .begin_add(1, MemoryId::new(n, 1), 2, None, at(1))
+                .begin_add(Payer::first(1), MemoryId::new(n, 1), 2, None, at(1))
                 .unwrap();
         }
         let used = usage.used;
@@ -681,7 +1017,7 @@ mod tests {
             Err(Refusal::Busy)
         );
         assert_eq!(
-            usage.begin_change(1, MemoryId::new(1, 1), 2, at(1)),
+            usage.begin_change(Payer::first(1), MemoryId::new(1, 1), 2, at(1)),
             Err(Refusal::Busy)
         );
         assert_eq!(usage.used, used);
@@ -693,7 +1029,7 @@ mod tests {
 
     #[test]
     fn warnings_compare_whole_numbers() {
-        let mut balance = usage(Plan::Free, &[]).balance();
+        let mut balance = usage(Plan::FREE, &[]).balance();
         balance.credits_remaining = 25;
         balance.memory_count = 90;
         assert!(!balance.credits_low() && !balance.memory_nearly_full());
@@ -708,21 +1044,26 @@ mod tests {
     fn a_step_that_breaks_a_rule_is_seen() {
         // Shows each rule with a mistake that breaks it, and that honest steps break none.
         let now = at(0);
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         let mark = usage.mark();
-        usage.debit(1, 2, now).unwrap();
+        usage.debit(Payer::first(1), READ, 2, now).unwrap();
         let (_, _) = usage
-            .begin_add(1, MemoryId::new(5, 5), 2, None, now)
+            .begin_add(Payer::first(1), MemoryId::new(5, 5), 2, None, now)
             .unwrap();
-        usage.change_plan(Plan::Pro, now);
+        usage.change_plan(Plan::PRO, now, Cause::service());
         assert_eq!(usage.broken_since(&mark), None);
-        let mistakes: [(&str, Mistake); 9] = [
+        let mistakes: [(&str, Mistake); 10] = [
             ("more credits are used", |u| u.used = u.granted + 1),
             ("the keys used more", |u| u.shares[0].used = u.used + 1),
             ("the keys hold more", |u| u.held = 0),
-            ("granted within a cycle", |u| u.granted += 1),
+            ("does not say why", |u| u.granted += 1),
+            ("does not say why", |u| u.used_ever += 1),
             ("cycle began again", |u| u.cycle = 2),
-            ("taken back", |u| u.used_ever -= 1),
+            ("taken back", |u| {
+                u.used_ever -= 1;
+                let row = u.ledger.rows.iter_mut().find(|row| row.amount < 0);
+                row.unwrap().amount += 1;
+            }),
             ("given again", |u| u.next_op -= 1),
             ("given again", |u| u.newest = MemoryId::default()),
             ("given again", |u| u.next_key_no -= 1),
@@ -738,7 +1079,7 @@ mod tests {
         // Broken before: the next step is not to blame, and the account goes on.
         usage.used = usage.granted + 1;
         let mark = usage.mark();
-        usage.debit(1, 0, now).unwrap();
+        usage.debit(Payer::first(1), READ, 0, now).unwrap();
         assert_eq!(usage.broken_since(&mark), None);
     }
 }

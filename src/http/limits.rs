@@ -86,7 +86,7 @@ pub(super) fn admit(
     let caller = auth::caller(app, endpoint.access, headers)
         .map_err(|error| failed(app, error, peer, headers))?;
     if let (Caller::Key(principal), Limited::FreeRoute) = (&caller, limited) {
-        app.limits().take_free_route(principal)?;
+        app.take_free_route(principal)?;
     }
     Ok(Admitted {
         endpoint,
@@ -126,7 +126,7 @@ pub(super) fn authenticate_body(
     let principal = app
         .authenticate(key)
         .map_err(|failure| failed(app, failure.into(), peer, headers))?;
-    app.limits().take_free_route(&principal)?;
+    app.take_free_route(&principal)?;
     Ok(principal)
 }
 
@@ -134,7 +134,7 @@ pub(super) fn authenticate_body(
 /// that were wrong.
 fn failed(app: &App, error: ApiError, peer: IpAddr, headers: &HeaderMap) -> ApiError {
     let is_guess = match error.code {
-        Code::InvalidKey | Code::KeyRevoked => true,
+        Code::InvalidKey | Code::KeyRevoked | Code::KeyExpired => true,
         // An empty one is missing.
         Code::AdminRequired => auth::has_admin_key(headers),
         _ => false,

@@ -26,6 +26,7 @@ use super::schema::{
     AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead, Trees,
     account_key_key, part, replay_time_key,
 };
+use super::usage::{decode_usage, readable_usage};
 use super::{Inner, Store, StoreError};
 
 impl Store {
@@ -248,13 +249,15 @@ impl Repair<'_> {
     /// Says whether the account that a key names knows the key too.
     fn is_its_accounts(&self, hash: KeyHash, record: &KeyRecord) -> Result<bool, StoreError> {
         let (account, no) = (record.account, record.no);
-        let Some(usage) = readable::<Usage>(&self.inner.trees.usage, &account.0)? else {
+        let plans = self.inner.plans;
+        let Some(usage) = readable_usage(&self.inner.trees.usage, account, plans)? else {
             return Ok(false);
         };
         let Some(owner) = self.account_record(account)? else {
             return Ok(false);
         };
-        let listed = owner.active.contains(&ActiveKey { no, hash });
+        let lineage = record.lineage;
+        let listed = owner.active.contains(&ActiveKey { no, hash, lineage });
         let ended = record.revoked.is_some() && usage.share(no).is_none();
         Ok(listed || (ended && no < usage.next_key_no))
     }
@@ -377,7 +380,8 @@ impl Repair<'_> {
     fn accounts(&mut self) -> Result<(), StoreError> {
         let tree = self.trees().usage;
         self.each("usage", &tree, |repair, key, value| {
-            let (Ok(key), Ok(usage)) = (key.try_into(), decode::<Usage>(value)) else {
+            let usage = decode_usage(value, repair.inner.plans);
+            let (Ok(key), Ok(usage)) = (key.try_into(), usage) else {
                 return Ok(());
             };
             let account = AccountKey(key);
@@ -418,9 +422,9 @@ impl Repair<'_> {
             self.active_keys(account, record, &mut usage, &keys)?;
         }
         let counted = Counted::of(self.inner, account)?;
-        let before = readable::<Usage>(&trees.usage, &account.0)?;
+        let before = readable_usage(&trees.usage, account, self.inner.plans)?;
         let above = |n: u64| n.saturating_add(1);
-        let ends = keys.iter().filter_map(|key| key.revoked.as_ref());
+        let ends = keys.iter().filter_map(|key| key.retired.as_ref());
         let last_ops = ends.map(|end| above(end.last_op));
         let numbers = keys.iter().map(|key| key.no.saturating_add(1));
         usage.newest = usage.newest.max(counted.newest);
@@ -471,18 +475,23 @@ impl Repair<'_> {
         keys: &[KeyRecord],
     ) -> Result<(), StoreError> {
         let ended = |no: KeyNo| keys.iter().any(|key| key.no == no && key.revoked.is_some());
+        let retired = |no: KeyNo| keys.iter().any(|key| key.no == no && key.retired.is_some());
         let before = record.active.clone();
         record.active.retain(|key| !ended(key.no));
-        usage.shares.retain(|share| !ended(share.key_no));
+        usage.shares.retain(|share| !retired(share.key_no));
         for key in keys.iter().filter(|key| key.revoked.is_none()) {
             let listed = record.active.iter().any(|active| active.no == key.no);
             let number = account_key_key(account, key.no);
             let hash: Option<KeyHash> = readable(&self.inner.trees.account_keys, &number)?;
             if let Some(hash) = hash
                 && !listed
-                && usage.share(key.no).is_some()
+                && usage.share(key.lineage).is_some()
             {
-                record.active.push(ActiveKey { no: key.no, hash });
+                record.active.push(ActiveKey {
+                    no: key.no,
+                    hash,
+                    lineage: key.lineage,
+                });
             }
         }
         let mut seen = HashSet::new();
@@ -497,9 +506,9 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Corrects what a revoked key is said to hold.
+    /// Corrects what a retired lineage is said to hold.
     fn held_by_revoked(&mut self, key: &KeyRecord, held: u64) -> Result<(), StoreError> {
-        let Some(revoked) = key.revoked.as_ref().filter(|r| r.share.held != held) else {
+        let Some(retired) = key.retired.as_ref().filter(|r| r.share.held != held) else {
             return Ok(());
         };
         let trees = self.trees();
@@ -508,9 +517,9 @@ impl Repair<'_> {
             return Ok(());
         };
         let mut corrected = key.clone();
-        let mut end = revoked.clone();
+        let mut end = retired.clone();
         end.share.held = held;
-        corrected.revoked = Some(end);
+        corrected.retired = Some(end);
         self.insert(&trees.keys, &hash.0, encode(&corrected)?)?;
         self.done(
             "keys",

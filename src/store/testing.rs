@@ -1,12 +1,13 @@
 //! What the store's own tests have in common: a time, keys, memories.
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::{Actor, Cause};
 use crate::domain::json::Object;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::domain::usage::KeyNo;
+use crate::domain::usage::{KeyNo, Payer};
 
 use super::{AddMemory, NewAccount, NewKey, Store, UpdateMemory};
 
@@ -21,7 +22,9 @@ pub(super) fn new_key(secret: &str) -> NewKey {
         masked: secret.masked(),
         description: "test".to_owned(),
         cap: None,
-        created_by: None,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     }
 }
 
@@ -54,7 +57,7 @@ pub(super) async fn add(
     let key_id = rows.iter().find(|row| row.share.key_no == key_no).unwrap();
     let add = AddMemory {
         account,
-        key_no,
+        payer: Payer::first(key_no),
         key_id: key_id.id.as_str(),
         memory: &memory("a", bytes),
         id,
@@ -71,7 +74,7 @@ pub(super) async fn change(store: &Store, account: AccountKey, id: MemoryId, byt
     let to = |_| Ok::<_, std::convert::Infallible>(memory("b", bytes));
     let update = UpdateMemory {
         account,
-        key_no: 1,
+        payer: Payer::first(1),
         id,
         cost: 2,
         now: NOW,
@@ -89,10 +92,23 @@ pub(super) async fn sign_up(
     let new = NewAccount {
         account,
         name: name.map(str::to_owned),
-        plan: Plan::Pro,
+        plan: Plan::PRO,
         key,
         created_at: NOW,
+        cause: Cause::service(),
     };
     store.create_account(new).await.unwrap();
     account
+}
+
+/// A key of an account as the cause of something, or `admin`.
+pub(super) fn by(name: &str) -> Cause {
+    let actor = match name {
+        "admin" => Actor::Admin,
+        id => Actor::Key(KeyId::parse(id).unwrap()),
+    };
+    Cause {
+        actor,
+        ..Cause::service()
+    }
 }

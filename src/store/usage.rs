@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::domain::account::AccountKey;
-use crate::domain::plan::Plan;
+use crate::domain::event::Cause;
+use crate::domain::plan::{Operation, Plan, Plans};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Balance, KeyNo, Refusal, Usage};
+use crate::domain::usage::{Balance, KeyNo, Payer, Refusal, Usage};
 
 use super::codec::{decode, encode};
 use super::swap::SwapError;
@@ -46,15 +47,16 @@ impl Store {
     pub async fn debit(
         &self,
         account: AccountKey,
-        key_no: KeyNo,
-        cost: u64,
+        payer: Payer,
+        (operation, cost): (Operation, u64),
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
         // The caller has read already: rather late than in vain.
         self.opened().await;
         let inner = self.inner()?;
         if inner.takes_writes().is_ok() {
-            let step = || inner.swap_usage(account, |usage| usage.debit(key_no, cost, now));
+            let step =
+                || inner.swap_usage(account, |usage| usage.debit(payer, operation, cost, now));
             match inner.run_shared(account, step).await {
                 Ok(balance) => {
                     inner.committer.mark_dirty();
@@ -64,20 +66,20 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        self.read_uncharged(account, key_no, cost, now)
+        self.read_uncharged(account, payer.lineage, cost, now)
     }
 
     /// Answers for an account with credits left while nothing can be debited.
     fn read_uncharged(
         &self,
         account: AccountKey,
-        key_no: KeyNo,
+        lineage: KeyNo,
         cost: u64,
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
         let balance = self
             .usage(account, now)?
-            .balance_of(key_no)
+            .balance_of(lineage)
             .map_err(OpError::Refused)?;
         if balance.credits_remaining < cost {
             return Err(OpError::Refused(Refusal::OutOfCredits(balance)));
@@ -95,13 +97,14 @@ impl Store {
         account: AccountKey,
         plan: Plan,
         now: Timestamp,
+        cause: Cause,
     ) -> Result<(Plan, Usage), StoreError> {
         let inner = self.inner()?;
         let ticket = inner.admit()?;
         let changed = inner
             .run_alone(account, || {
                 inner.swap_usage::<_, Refusal>(account, |usage| {
-                    Ok((usage.change_plan(plan, now), usage.clone()))
+                    Ok((usage.change_plan(plan, now, cause.clone()), usage.clone()))
                 })
             })
             .await
@@ -114,19 +117,21 @@ impl Store {
 impl Inner {
     pub(super) fn usage(&self, account: AccountKey) -> Result<Usage, StoreError> {
         let bytes = self.trees.usage.get(account.0)?;
-        decode(&bytes.ok_or_else(|| no_usage(account))?)
+        decode_usage(&bytes.ok_or_else(|| no_usage(account))?, self.plans)
     }
 
-    /// Changes an account's usage in one swap, and drops the intents of writes that are complete.
+    /// Changes an account's usage in one swap, and drops the intents of writes that are complete. What the
+    /// usage carries then and is due goes on from there.
     pub(super) fn swap_usage<T, E>(
         &self,
         account: AccountKey,
         mut step: impl FnMut(&mut Usage) -> Result<T, E>,
     ) -> Result<T, SwapError<E>> {
         let mut settled = Vec::new();
-        let mut cycle = None;
+        let (mut cycle, mut rows_due, mut has_events) = (None, false, false);
         let result = self.swap(&self.trees.usage, &account.0, |current| {
-            let mut usage: Usage = decode(current.ok_or_else(|| no_usage(account))?)?;
+            let current = current.ok_or_else(|| no_usage(account))?;
+            let mut usage = decode_usage(current, self.plans)?;
             settled.clear();
             settled.extend(
                 usage
@@ -144,11 +149,25 @@ impl Inner {
                 return Err(StoreError::Corrupt(format!("a step on {id}: {rule}")).into());
             }
             cycle = (usage.cycle != before).then_some(usage.cycle);
+            (rows_due, has_events) = (usage.ledger.is_due(), !usage.events.events.is_empty());
             Ok((Some(encode(&usage)?), result))
         })?;
         self.locks.forget(account, &settled);
         if let Some(cycle) = cycle {
             log::info!("billing cycle {cycle} began for {}", account.anonymous_id());
+        }
+        // The step is done: what goes wrong from here on is settled by a later one, or on open.
+        let moved = match (rows_due, has_events) {
+            (true, _) => self.move_ledger(account),
+            (false, _) => Ok(()),
+        };
+        let handed = if has_events {
+            self.hand_over(account)
+        } else {
+            Ok(())
+        };
+        for error in [moved, handed].into_iter().filter_map(Result::err) {
+            log::warn!("{} carries on: {error}", account.anonymous_id());
         }
         Ok(result)
     }
@@ -173,6 +192,34 @@ impl Inner {
     }
 }
 
+/// Returns the usage record that the bytes are, its plans those of the table.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] if they are none, or hold the number of a plan that is not in the table.
+pub(super) fn decode_usage(bytes: &[u8], plans: &'static Plans) -> Result<Usage, StoreError> {
+    let mut usage: Usage = decode(bytes)?;
+    let caps = usage.shares.iter().filter_map(|share| share.cap);
+    if let Some(no) = caps
+        .chain([usage.plan])
+        .find(|no| plans.by_no(*no).is_none())
+    {
+        return Err(StoreError::Corrupt(format!("no plan has the number {no}")));
+    }
+    usage.plans = plans;
+    Ok(usage)
+}
+
+/// As [`decode_usage`], of the record under a key. `None` if it is not there or is none.
+pub(super) fn readable_usage(
+    tree: &sled::Tree,
+    account: AccountKey,
+    plans: &'static Plans,
+) -> Result<Option<Usage>, StoreError> {
+    let bytes = tree.get(account.0)?;
+    Ok(bytes.and_then(|bytes| decode_usage(&bytes, plans).ok()))
+}
+
 /// Turns the end of an operation that the rules cannot refuse into a fault.
 pub(super) fn never_refused<E: std::error::Error>(error: OpError<E>) -> StoreError {
     match error {
@@ -183,4 +230,65 @@ pub(super) fn never_refused<E: std::error::Error>(error: OpError<E>) -> StoreErr
 
 fn no_usage(account: AccountKey) -> StoreError {
     StoreError::Corrupt(format!("{} has no usage record", account.anonymous_id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ledger::Sums;
+    use crate::domain::memory::MemoryId;
+    use crate::domain::plan::PlanNo;
+    use crate::domain::usage::Share;
+    use crate::store::testing::NOW;
+
+    /// As they were written while a plan was a variant of an enum.
+    const USAGE_OF_VARIANTS: [u8; 115] = [
+        1, 2, 253, 0, 128, 64, 140, 144, 142, 12, 0, 0, 253, 0, 192, 105, 198, 111, 147, 12, 0,
+        252, 160, 134, 1, 0, 2, 2, 1, 1, 253, 0, 128, 64, 140, 144, 142, 12, 0, 254, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 2, 1, 251, 232, 3, 3, 1, 0, 0, 0, 0, 0, 2, 1, 0, 2, 2, 1,
+        1, 253, 0, 128, 64, 140, 144, 142, 12, 0, 3, 1, 2, 0, 0, 0, 0, 1, 1, 0, 2, 254, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 2, 0,
+    ];
+    fn usage() -> Usage {
+        let mut usage = Usage::new(Plan::PREMIUM, NOW);
+        for (no, cap) in [(1, None), (2, Some(Plan::FREE)), (3, Some(Plan::PREMIUM))] {
+            usage.shares.push(Share::new(no, cap));
+        }
+        let id = MemoryId::new(7, 7);
+        usage.begin_add(Payer::first(2), id, 2, None, NOW).unwrap();
+        usage
+    }
+
+    #[test]
+    fn a_usage_from_before_the_ledger_is_read_with_one() {
+        // Shows that a record of version 1, written while a plan was a variant of an enum, is read with the
+        // same counters, and with a ledger that says the same.
+        let read = decode_usage(&USAGE_OF_VARIANTS, Plans::seed()).unwrap();
+        let caps: Vec<_> = read.shares.iter().map(|s| read.cap_of(s)).collect();
+        assert_eq!(caps, [None, Some(Plan::FREE), Some(Plan::PREMIUM)]);
+        let mut expected = usage();
+        expected.open_ledger(NOW);
+        assert_eq!((read.plan(), &read), (Plan::PREMIUM, &expected));
+        let mut sums = Sums::default();
+        for row in &read.ledger.rows {
+            sums.count(row, read.cycle);
+        }
+        assert!(sums.equal(&read), "{sums:?}");
+        let again = decode_usage(&encode(&read).unwrap(), Plans::seed()).unwrap();
+        assert_eq!(again, read);
+    }
+
+    #[test]
+    fn a_number_that_no_plan_has_is_damage() {
+        // Shows that an unknown number is refused, of the account and of a key.
+        let refused = |usage: &Usage| {
+            let error = decode_usage(&encode(usage).unwrap(), Plans::seed()).unwrap_err();
+            assert!(error.to_string().contains("number 9"), "{error}");
+        };
+        let (mut of_account, mut of_key) = (usage(), usage());
+        of_account.plan = PlanNo(9);
+        of_key.shares[2].cap = Some(PlanNo(9));
+        refused(&of_account);
+        refused(&of_key);
+    }
 }

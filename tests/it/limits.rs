@@ -107,7 +107,7 @@ async fn a_sign_up_counts_if_it_made_or_told_something() {
     };
     let server = Server::spawn_with(Options {
         rate_limits: limits,
-        signup_plans: vec![Plan::Free],
+        signup_plans: vec![Plan::FREE],
         ..Options::default()
     })
     .await;
@@ -281,7 +281,7 @@ async fn a_right_credential_passes_while_others_are_guessed() {
     // right one from the same address always passes; and that a missing one is no guess.
     let server = limited(RateLimits::default()).await;
     let revoked = server.revoked_key().await;
-    let right = server.account(Plan::Free).await;
+    let right = server.account(Plan::FREE).await;
     let wrong = server.key("wrongWRONG0123456789wrongWRONG01");
     let no_admin = server.anonymous().with("x-admin-key", "wrong");
     let nobody = server.anonymous();
@@ -380,8 +380,8 @@ async fn free_routes_are_limited_for_each_account() {
     };
     let server = limited(three).await;
     let (ana, bo) = (
-        server.account(Plan::Free).await,
-        server.account(Plan::Free).await,
+        server.account(Plan::FREE).await,
+        server.account(Plan::FREE).await,
     );
     let id = ana.add("a").await;
     let second = server.made(&ana.post("/apikey/new", &json!({})).await.ok(201));

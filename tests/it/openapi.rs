@@ -420,7 +420,7 @@ where
         port: 0,
         data_dir: directory.path().join("data"),
         cache_bytes: 8 << 20,
-        signup_plans: vec![Plan::Free, Plan::Pro],
+        signup_plans: vec![Plan::FREE, Plan::PRO],
         public_url: Some("https://memory.example.com".to_owned()),
         body_bytes_max: 65_536,
         connections_max: 64,

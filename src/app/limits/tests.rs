@@ -18,7 +18,7 @@ fn clock() -> ManualClock {
 }
 
 fn limits(limits: RateLimits, clock: &ManualClock, room: Room) -> Limits {
-    Limits::with_room(&limits, &Clock::Manual(clock.clone()), room)
+    Limits::with_room(&limits, vec![7, 2, 7], &Clock::Manual(clock.clone()), room)
 }
 
 /// The `n`th /64 of all.
@@ -244,6 +244,40 @@ fn the_log_is_told_once_a_minute() {
     clock.advance(1);
     strike(3);
     assert_eq!(hour.struck.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_plan_can_have_a_limit_of_its_own() {
+    // Shows that a plan's own number is in the place of the server's, and that the server's 0 turns both off.
+    let clock = clock();
+    let (five, off) = (5, 0);
+    let free_routes = |free_routes| {
+        let all = RateLimits {
+            free_routes,
+            ..RateLimits::OFF
+        };
+        limits(all, &clock, Room::DEFAULT)
+    };
+    let passed = |limits: &Limits, account: u8, own: Option<u32>| {
+        let account = AccountKey([account; 16]);
+        let all = (0..20).map(|_| limits.take_free_route(account, || Ok(own)));
+        all.filter(Result::is_ok).count()
+    };
+    let on = free_routes(five);
+    assert_eq!(passed(&on, 1, None), 5);
+    assert_eq!(passed(&on, 2, Some(7)), 7);
+    assert_eq!(passed(&on, 3, Some(7)), 7);
+    assert_eq!(passed(&on, 4, Some(2)), 2);
+    let refused = on.take_free_route(AccountKey([4; 16]), || Ok(Some(2)));
+    let of_two = Exceeded {
+        rule: Rule::FreeRoutes,
+        quota: 2,
+        wait_seconds: 30,
+    };
+    assert_eq!(exceeded(refused), of_two);
+    let off = free_routes(off);
+    assert_eq!(passed(&off, 1, None), 20);
+    assert_eq!(passed(&off, 2, Some(2)), 20);
 }
 
 #[test]

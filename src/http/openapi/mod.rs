@@ -192,7 +192,16 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
             Code::RateLimited,
         ]);
         if endpoint.access != Access::Admin {
-            codes.extend([Code::MissingCredentials, Code::InvalidKey, Code::KeyRevoked]);
+            codes.extend([
+                Code::MissingCredentials,
+                Code::InvalidKey,
+                Code::KeyRevoked,
+                Code::KeyExpired,
+                Code::AccountSuspended,
+            ]);
+        }
+        if endpoint.scope.is_some() {
+            codes.push(Code::InsufficientScope);
         }
     }
     if endpoint.has_body {

@@ -12,6 +12,7 @@ use super::super::codec::{decode, decode_borrowed};
 use super::super::memories::memory_id;
 use super::super::schema::{KeyRecord, MemoryHead, part};
 use super::super::stats::Counts;
+use super::super::usage::decode_usage;
 use super::super::{Inner, StoreError};
 use super::{Check, Progress, exact};
 
@@ -87,7 +88,7 @@ impl Check<'_> {
         if counted.unreadable == 0 {
             self.compare_stats(account, &counted)?;
         }
-        let usage: Usage = decode(value)?;
+        let usage = decode_usage(value, self.inner.plans)?;
         let keys = self.own_keys(account)?;
         self.rules_of_usage(account, &usage, &keys);
         self.intents(account, &usage);
@@ -109,13 +110,14 @@ impl Check<'_> {
         match self.account_record(account)? {
             None => self.problem("usage", &id, "its account is not there"),
             Some(record) => {
-                let mut active: Vec<KeyNo> = record.active.iter().map(|key| key.no).collect();
+                let mut active: Vec<KeyNo> = record.active.iter().map(|k| k.lineage).collect();
                 let mut shares: Vec<KeyNo> = usage.shares.iter().map(|s| s.key_no).collect();
                 active.sort_unstable();
+                active.dedup();
                 shares.sort_unstable();
                 if active != shares {
                     let what =
-                        format!("it has shares of the keys {shares:?}, active are {active:?}");
+                        format!("it has shares of the lineages {shares:?}, active are {active:?}");
                     self.problem("usage", &id, what);
                 }
                 if active.is_empty() {
@@ -148,6 +150,7 @@ impl Check<'_> {
     /// Checks what holds of a usage by itself, and of the credits of the account and its keys.
     fn rules_of_usage(&mut self, account: AccountKey, usage: &Usage, keys: &[OwnKey]) {
         let id = account.anonymous_id();
+        let most = self.inner.plans.iter().map(Plan::memories_max).max();
         let mut wrong = |what: String| self.problem("usage", &id, what);
         if usage.used > usage.granted {
             let (used, granted) = (usage.used, usage.granted);
@@ -161,7 +164,6 @@ impl Check<'_> {
             wrong("its cycle does not end where its months say".to_owned());
         }
         // A plan may go down while its memories stay; but nobody was ever sold more than the largest.
-        let most = Plan::ALL.map(Plan::memories_max).into_iter().max();
         if most.is_some_and(|most| usage.held > most) {
             wrong(format!("it holds {}, more than any plan has", usage.held));
         }
@@ -179,7 +181,7 @@ impl Check<'_> {
             ever = ever.saturating_add(share.used_ever);
         }
         for (no, key) in keys {
-            let end = key.as_ref().map(|key| key.revoked.as_ref());
+            let end = key.as_ref().map(|key| key.retired.as_ref());
             known &= end.is_some() || usage.share(*no).is_some();
             let Some(end) = end.flatten() else { continue };
             if end.cycle == usage.cycle {
@@ -230,8 +232,8 @@ impl Check<'_> {
         for (no, record) in keys {
             let there = by_key.remove(no).unwrap_or(0);
             let Some(record) = record else { continue };
-            if let Some(revoked) = &record.revoked {
-                let held = revoked.share.held;
+            if let Some(retired) = &record.retired {
+                let held = retired.share.held;
                 if held != there {
                     let what = format!("it counts {held} memories, {there} are there");
                     self.problem("keys", record.id.as_str(), what);

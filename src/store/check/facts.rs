@@ -16,6 +16,7 @@ use super::super::schema::{
     memory_key, part, replay_time_key,
 };
 use super::super::stats::Delta;
+use super::super::usage::{decode_usage, readable_usage};
 use super::{
     Check, PROBLEMS_LISTED_MAX, PieceOwner, StoreError, damage, exact, join_name, readable,
     record_name,
@@ -83,7 +84,10 @@ impl Check<'_> {
                 continue;
             };
             let revoked = self.key_record(&hash)?.and_then(|key| key.revoked);
-            if revoked.is_some_and(|r| r.by.as_deref().is_none_or(|by| by == "admin")) {
+            if revoked.is_some_and(|r| {
+                r.by.as_deref()
+                    .is_none_or(|by| matches!(by, "admin" | "operator"))
+            }) {
                 return Ok(true);
             }
         }
@@ -118,6 +122,7 @@ impl Check<'_> {
         let entry = ActiveKey {
             no: record.no,
             hash,
+            lineage: record.lineage,
         };
         match (self.account_record(record.account)?, &record.revoked) {
             (None, _) => self.problem("keys", id, "its account is not there"),
@@ -131,14 +136,14 @@ impl Check<'_> {
             // A revoked key that is listed is named by its account.
             (Some(_), _) => {}
         }
-        let Some(revoked) = &record.revoked else {
+        let Some(retired) = &record.retired else {
             return Ok(());
         };
-        if revoked.share.key_no != record.no {
+        if retired.share.key_no != record.no {
             self.problem("keys", id, "the counters kept with it are another key's");
         }
-        let usage: Option<Usage> = readable(&trees.usage, &record.account.0)?;
-        let ahead = |usage: Usage| revoked.last_op >= usage.next_op || revoked.cycle > usage.cycle;
+        let usage = readable_usage(&trees.usage, record.account, self.inner.plans)?;
+        let ahead = |usage: Usage| retired.last_op >= usage.next_op || retired.cycle > usage.cycle;
         if usage.is_some_and(ahead) {
             self.problem(
                 "keys",
@@ -265,7 +270,7 @@ impl Check<'_> {
         let Some(usage) = self.inner.trees.usage.get(account.0)? else {
             return Err(damage("its account has no usage"));
         };
-        match decode::<Usage>(&usage) {
+        match decode_usage(&usage, self.inner.plans) {
             Ok(usage) if head.through > usage.newest || head.op >= usage.next_op => {
                 Err(damage("it counts writes that the account has not made"))
             }
@@ -312,7 +317,7 @@ impl Check<'_> {
             return Err(damage("its account is not there"));
         }
         // A usage that is not there, or cannot be read, is named elsewhere.
-        let Some(usage) = readable::<Usage>(&trees.usage, &account.0)? else {
+        let Some(usage) = readable_usage(&trees.usage, account, self.inner.plans)? else {
             return Ok(());
         };
         if record.revision >= usage.next_op {

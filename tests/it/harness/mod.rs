@@ -13,7 +13,7 @@ use memoryos::app::RateLimits;
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::config::{Config, Secrets, parse_proxies};
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Plan, Plans};
 use memoryos::domain::time::Timestamp;
 use memoryos::server::EndError;
 use memoryos::server::StartError;
@@ -57,7 +57,7 @@ impl Default for Options {
             admin_key: None,
             admin_key_previous: None,
             api_key: None,
-            signup_plans: Plan::ALL.to_vec(),
+            signup_plans: Plans::seed().iter().collect(),
             public_url: None,
             body_bytes_max: 65_536,
             min_free_bytes: 0,
@@ -268,7 +268,7 @@ impl Server {
 
     /// A key of a new account that was revoked; the account has another one.
     pub(crate) async fn revoked_key(&self) -> Actor {
-        let first = self.account(Plan::Free).await;
+        let first = self.account(Plan::FREE).await;
         let second = self.made(&first.post("/apikey/new", &json!({})).await.ok(201));
         let path = format!("/apikey/{}", first.key_id);
         second.delete(&path).await.ok(200);
