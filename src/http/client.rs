@@ -30,7 +30,7 @@ pub(super) async fn with_peer<F: Future>(peer: IpAddr, answering: F) -> F::Outpu
 
 /// Returns who is at the other end of the connection; outside of [`with_peer`] the address that is nobody's.
 pub(super) fn peer() -> IpAddr {
-    PEER.try_with(|peer| peer.to_canonical())
+    PEER.try_with(IpAddr::to_canonical)
         .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
 }
 
@@ -42,7 +42,11 @@ pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         return peer;
     }
     let forwarded = walk(peer, entries(headers, &FORWARDED, forwarded), is_trusted);
-    let x_forwarded = walk(peer, entries(headers, &X_FORWARDED_FOR, list), is_trusted);
+    let x_forwarded = walk(
+        peer,
+        entries(headers, &X_FORWARDED_FOR, |line| Some(list(line))),
+        is_trusted,
+    );
     match (forwarded, x_forwarded) {
         (Some(one), Some(other)) if one != other => peer,
         (Some(address), _) | (None, Some(address)) => address,
@@ -88,12 +92,12 @@ fn entries(
 }
 
 /// Parses a line of `X-Forwarded-For`.
-fn list(line: &str) -> Option<Vec<Option<IpAddr>>> {
+fn list(line: &str) -> Vec<Option<IpAddr>> {
     let entries = line
         .split(',')
         .map(str::trim)
         .filter(|entry| !entry.is_empty());
-    Some(entries.map(node).collect())
+    entries.map(node).collect()
 }
 
 /// Parses a line of `Forwarded` (RFC 7239). `None` if its quotes do not match: then nobody can say where an

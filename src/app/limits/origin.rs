@@ -16,8 +16,8 @@ impl From<IpAddr> for Origin {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::Address(address),
             IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self::Network(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+                let network = u64::try_from(address.to_bits() >> 64);
+                Self::Network(network.unwrap_or_default()) // 64 bits always fit
             }
         }
     }

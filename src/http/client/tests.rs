@@ -26,6 +26,7 @@ const F: &str = "forwarded";
 type Case<'a> = (&'a str, &'a [(&'static str, &'a str)], &'a str);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn the_first_address_from_the_right_that_is_no_proxy_is_the_clients() {
     // Shows who is believed, how far, and where it ends.
     let cases: &[Case<'_>] = &[

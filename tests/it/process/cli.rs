@@ -197,9 +197,9 @@ fn limits_are_on_by_default_and_off_is_a_warning() {
 /// Shows that the log at the start says which admin keys count, and never what they are.
 #[test]
 fn a_previous_admin_key_is_told_at_the_start() {
+    const OLD: &str = "an-old-admin-key-that-is-long-enough";
     let folder = tempfile::tempdir().unwrap();
     let (data, file) = (folder.path().join("data"), folder.path().join("old"));
-    const OLD: &str = "an-old-admin-key-that-is-long-enough";
     fs::write(&file, format!("{OLD}\n")).unwrap();
     let file = file.to_str().unwrap();
     for (name, value, is_good, line) in [
