@@ -24,3 +24,4 @@ mod openapi;
 mod process;
 mod protocol;
 mod tidy;
+mod webhooks;

@@ -33,7 +33,7 @@ use utoipa::openapi::{
     Components, ComponentsBuilder, OpenApiBuilder, PathItem, Paths, Ref, ResponsesBuilder, Server,
 };
 
-use crate::domain::plan::{self, Plans, Prices};
+use crate::domain::plan::{Operation as Charged, Plans, Prices};
 
 use super::auth::Access;
 use super::error::Code;
@@ -221,7 +221,7 @@ fn operation(
 }
 
 /// Returns what a success of a route is charged as; `None` if it is free.
-pub(super) fn charged_as(endpoint: &Endpoint) -> Option<plan::Operation> {
+pub(super) fn charged_as(endpoint: &Endpoint) -> Option<Charged> {
     (endpoint.describe)().operation
 }
 
