@@ -80,7 +80,7 @@ impl Endpoint {
         let summary = self.summary;
         match (self.describe)().operation.map_or(0, |o| prices.of(o)) {
             0 => summary.to_owned(),
-            1 => format!("{summary}"),
+            1 => format!("{summary} (1 credit)"),
             price => format!("{summary} ({price} credits)"),
         }
     }
