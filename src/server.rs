@@ -17,7 +17,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, BackupSettings, Failure, Settings, WebhookEndpoint};
+use crate::app::{App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, WebhookConfig, signup_plans};
 use crate::domain::catalog::{Catalog, Offer};
@@ -239,6 +239,8 @@ impl Server {
             body_bytes_max: config.body_bytes_max,
             public_url: config.public_url,
             backups,
+            rate_limits: config.rate_limits,
+            trusted_proxies: config.trusted_proxies,
             webhooks: config
                 .webhooks
                 .endpoints
@@ -330,8 +332,8 @@ impl Server {
                 accepted = listener.accept() => accepted,
                 ended = &mut end => break ended,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     log::warn!("accepting a connection failed: {error}");
                     // Too many open files is the usual cause; trying at once would spin.
@@ -350,7 +352,7 @@ impl Server {
                         let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
                     }
                     let (request, rest) = http::keep_rest(request);
-                    let answer = http::answer(app, routes, request).await;
+                    let answer = http::answer(app, routes, request, peer.ip()).await;
                     rest.throw_away();
                     drop(under_way);
                     answer
@@ -674,6 +676,7 @@ fn announce(
         );
     }
     log::info!("admin: {admin}");
+    announce_limits(config);
     if let Some(every) = config.backup_every {
         let minutes = every.as_secs() / 60;
         log::info!(
@@ -694,6 +697,42 @@ fn announce(
         log::warn!(
             "the old program's files are here, and {directory} holds no account. To take them over: stop \
              this server; if still nobody has signed up, remove {directory}; run: {command}"
+        );
+    }
+}
+
+/// Tells of the limits against abuse: that there are none is worth a warning.
+fn announce_limits(config: &Config) {
+    let limits = &config.rate_limits;
+    if *limits == RateLimits::OFF {
+        log::warn!(
+            "rate limits: all off, so that anybody can sign up and guess keys without end; set RATE_LIMITS=on \
+             before others reach this server"
+        );
+        return;
+    }
+    let told = |limit: u32| match limit {
+        0 => "off".to_owned(),
+        limit => limit.to_string(),
+    };
+    log::info!(
+        "rate limits: sign-up {} an hour and {} a day from an address, {} an hour in all; {} wrong keys a minute \
+         from an address; {} free requests a minute for an account",
+        told(limits.signup_hour),
+        told(limits.signup_day),
+        told(limits.signup_global),
+        told(limits.auth_failures),
+        told(limits.free_routes),
+    );
+    if !config.trusted_proxies.is_empty() {
+        let networks: Vec<String> = config
+            .trusted_proxies
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        log::info!(
+            "addresses of clients are taken from proxies in {}",
+            networks.join(", ")
         );
     }
 }

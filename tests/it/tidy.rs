@@ -60,7 +60,7 @@ fn arrows_point_one_way() {
         ),
         (
             "src/store",
-            &["warp::", "StatusCode", "Utc::now", "Prices"],
+            &["warp::", "StatusCode", "Utc::now", "prices.of("],
             &above_store,
         ),
         (

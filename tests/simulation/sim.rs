@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use memoryos::app::{AdminAccess, App, BackupSettings, Failure, Settings, WebhookEndpoint};
+use memoryos::app::{
+    AdminAccess, App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint,
+};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans, Prices};
@@ -307,6 +309,8 @@ impl Sim {
             body_bytes_max: 65_536,
             public_url: None,
             backups: BackupSettings::asked_only(self.home.path().join("backups")),
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: Vec::new(),
             webhooks: vec![WebhookEndpoint {
                 id: RECEIVER,
                 url: String::new(),

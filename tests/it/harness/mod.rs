@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
+use memoryos::app::RateLimits;
 use memoryos::clock::{Clock, ManualClock};
-use memoryos::config::{Config, Secrets, WebhookConfig};
+use memoryos::config::{Config, Secrets, WebhookConfig, parse_proxies};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans};
 use memoryos::domain::time::Timestamp;
@@ -38,6 +39,7 @@ pub(crate) const LOW: &str = "Low credits - less than 25% remaining";
 pub(crate) struct Options {
     pub host: &'static str,
     pub admin_key: Option<&'static str>,
+    pub admin_key_previous: Option<&'static str>,
     /// `JAVLIN_API_KEY`.
     pub api_key: Option<&'static str>,
     pub signup_plans: Vec<Plan>,
@@ -47,6 +49,9 @@ pub(crate) struct Options {
     pub start: &'static str,
     /// A folder for backups, and how often they are due.
     pub backups: Option<(PathBuf, Duration)>,
+    /// Off, but for tests of them.
+    pub rate_limits: RateLimits,
+    pub trusted_proxies: &'static str,
     /// Who is told what happens.
     pub webhooks: WebhookConfig,
 }
@@ -56,6 +61,7 @@ impl Default for Options {
         Self {
             host: "127.0.0.1",
             admin_key: None,
+            admin_key_previous: None,
             api_key: None,
             signup_plans: Plans::seed().iter().collect(),
             public_url: None,
@@ -63,6 +69,8 @@ impl Default for Options {
             min_free_bytes: 0,
             start: START,
             backups: None,
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: "",
             webhooks: WebhookConfig::default(),
         }
     }
@@ -153,10 +161,13 @@ impl Server {
             backup_every: options.backups.as_ref().map(|(_, every)| *every),
             backup_keep: 7,
             min_free_bytes: options.min_free_bytes,
+            rate_limits: options.rate_limits,
+            trusted_proxies: parse_proxies(options.trusted_proxies).unwrap(),
             on_hung_disk: || {},
             webhooks: options.webhooks.clone(),
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
+                admin_key_previous: options.admin_key_previous.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
                 webhook_secret: Some(Secret::new(WEBHOOK_SECRET)),
             },
