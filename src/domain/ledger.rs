@@ -89,6 +89,21 @@ pub struct LedgerRow {
 }
 
 impl LedgerRow {
+    /// Returns what stands for a row that is gone: nothing came or went.
+    #[must_use]
+    pub const fn lost(no: u64, cycle: u32, at: Timestamp) -> Self {
+        Self {
+            no,
+            at,
+            cycle,
+            key_no: 0,
+            entry: Entry::Correction,
+            amount: 0,
+            count: 0,
+            request: None,
+        }
+    }
+
     /// Says whether a debit belongs into this row.
     fn takes(&self, of: &Self) -> bool {
         matches!(self.entry, Entry::Debit(_))
@@ -139,6 +154,25 @@ impl LedgerTail {
             is_over |= Some(hour(row.at)) != first;
         }
         is_over || count >= TAIL_ROWS
+    }
+
+    /// Returns the number of the last row that is gone from here: those up to it are in the tree alone.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        let first = self.rows.first();
+        first.map_or(self.last_no, |row| row.no.saturating_sub(1))
+    }
+
+    /// Says whether the rows are numbered without a gap up to the number given last.
+    #[must_use]
+    pub fn is_numbered(&self) -> bool {
+        let mut next = self.gone();
+        let follows = self.rows.iter().all(|row| {
+            next = next.saturating_add(1);
+            row.no == next
+        });
+        let frozen = self.gone()..=self.last_no;
+        follows && next == self.last_no && frozen.contains(&self.frozen)
     }
 
     /// Freezes every row. Returns them.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cycle::{BillingCycle, billing_cycle, boundary};
 use super::event::{Cause, EventKind, EventTail, RequestId};
-use super::ledger::{Entry, LedgerRow, LedgerTail, amount};
+use super::ledger::{Entry, LedgerRow, LedgerTail, Sums, amount};
 use super::memory::MemoryId;
 use super::plan::{Operation, Plan, PlanNo, Plans};
 use super::time::Timestamp;
@@ -298,6 +298,17 @@ impl Usage {
         self.enter(Entry::Opening, amount(self.granted), at, 0, None);
         self.enter(Entry::OpeningSpent, less(self.used), at, 0, None);
         self.enter(Entry::EarlierSpent, less(earlier), at, 0, None);
+    }
+
+    /// Puts into the ledger what is missing of the counters, its rows coming to `sums`: rows were lost.
+    pub fn reconcile(&mut self, sums: &Sums, at: Timestamp) {
+        let less = |counter, sum: i64| sum.saturating_sub(amount(counter));
+        let granted = less(self.granted, sums.granted).saturating_neg();
+        let used = less(self.used, sums.used);
+        let earlier = less(self.used_ever, sums.used_ever).saturating_sub(used);
+        self.enter(Entry::Opening, granted, at, 0, None);
+        self.enter(Entry::OpeningSpent, used, at, 0, None);
+        self.enter(Entry::EarlierSpent, earlier, at, 0, None);
     }
 
     /// Returns what the account has bought. The lowest plan for a number that no plan has: the store lets

@@ -73,6 +73,10 @@ fn facts(trees: &Trees) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("replay_times", &trees.replay_times),
         ("pieces", &trees.pieces),
         ("usage", &trees.usage),
+        ("ledger", &trees.ledger),
+        ("key_expiries", &trees.key_expiries),
+        ("barred", &trees.barred),
+        ("audit", &trees.audit),
     ] {
         for entry in tree {
             let (key, mut value) = entry.unwrap();
@@ -294,8 +298,8 @@ fn a_newer_format_is_told() {
     let newer = matches!(
         &error,
         RestoreError::File(ArchiveError::NewerFormat {
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
             ..
         })
     );

@@ -19,7 +19,13 @@ pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
         "names" => "a name".to_owned(),
         "meta" => String::from_utf8_lossy(key).into_owned(),
         "replays" => answer_name(key),
-        "replay_times" => hex(key),
+        "replay_times" | "key_expiries" => hex(key),
+        "audit" => numbered("row", key, 0),
+        "ledger" => format!(
+            "{} {}",
+            account_name(key.get(..16).unwrap_or(key)),
+            numbered("row", key, 16)
+        ),
         "pieces" => match key.split_first() {
             Some((tag, owner)) => join_name(&char::from(*tag).to_string(), owner),
             None => hex(key),
@@ -48,6 +54,14 @@ fn account_name(key: &[u8]) -> String {
         }
         (Some(account), None) if key.len() == 16 => account.anonymous_id(),
         _ => answer_name(key),
+    }
+}
+
+/// Names a record by the number that its key ends with.
+fn numbered(what: &str, key: &[u8], at: usize) -> String {
+    match part(key, at).map(u64::from_be_bytes) {
+        Some(no) if key.len() == at.saturating_add(8) => format!("{what} {no}"),
+        _ => hex(key),
     }
 }
 
