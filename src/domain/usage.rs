@@ -10,15 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use super::cycle::{BillingCycle, billing_cycle, boundary};
 use super::event::{Cause, EventKind, EventTail, RequestId};
-use super::ledger::{Entry, LedgerRow, LedgerTail, Sums, amount};
+use super::ledger::{Entry, LedgerRow, LedgerTail, Sums, amount, rows_max};
 use super::memory::MemoryId;
 use super::plan::{Operation, Plan, PlanNo, Plans};
 use super::time::Timestamp;
 
 /// Most writes of one account that may be under way at once; more wait.
 ///
-/// Bounded so that the record stays far below what the store takes in one value.
-pub const INTENTS_MAX: usize = 64;
+/// Bounded so that the record stays below what the store takes in one value. A write is under way for some
+/// microseconds, not until it is on the disk: no more of them than processors are.
+pub const INTENTS_MAX: usize = 24;
 
 /// The number of a key within its account: 1 for the first, never given twice.
 pub type KeyNo = u32;
@@ -349,6 +350,12 @@ impl Usage {
         }
         self.enter(Entry::Grant, amount(self.granted), now, 0, None);
         Some(cycle)
+    }
+
+    /// Says whether rows of the ledger should be moved out.
+    #[must_use]
+    pub fn is_ledger_due(&self) -> bool {
+        self.ledger.is_due(rows_max(self.shares.len()))
     }
 
     /// Returns the account's own numbers.

@@ -92,7 +92,7 @@ impl Inner {
         }
         // Rows that were being moved are in both, or in the usage only: as they are, they are read once.
         let is_moving = |row: &LedgerRow| row.no <= usage.ledger.frozen;
-        if usage.ledger.is_due() || usage.ledger.rows.iter().any(is_moving) {
+        if usage.is_ledger_due() || usage.ledger.rows.iter().any(is_moving) {
             self.move_ledger(account)?;
         }
         if !usage.events.events.is_empty() {

@@ -581,7 +581,10 @@ impl Repair<'_> {
         self.each("barred", &trees.barred, |repair, key, value| {
             let tree = repair.trees().barred;
             let name = record_name("barred", key);
-            let record = match repair.inner.trees.users.get(key)? {
+            let trees = &repair.inner.trees;
+            let record = match trees.users.get(key)? {
+                // Its record was lost, if anything else of it is there.
+                None if trees.usage.contains_key(key)? => return Ok(()),
                 None => None,
                 Some(bytes) => match decode::<AccountRecord>(&bytes) {
                     Ok(record) => Some(record),

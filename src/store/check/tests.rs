@@ -1068,7 +1068,7 @@ async fn the_audit_log_and_the_indexes_are_checked() {
     let fixture = Fixture::make().await;
     let (trees, al) = (&fixture.store.trees(), fixture.al.anonymous_id());
     let (last, _) = fixture.store.audit_head().unwrap();
-    assert_eq!(last, 5);
+    assert_eq!(last, 7);
     let key = |no: u64| no.to_be_bytes();
     let read = |no| -> AuditRow { decode(&trees.audit.get(key(no)).unwrap().unwrap()).unwrap() };
     let with_row = |no, change: fn(&mut AuditRow)| {
@@ -1087,20 +1087,20 @@ async fn the_audit_log_and_the_indexes_are_checked() {
             "audit row 4: the chain is broken here"
         ]
     );
-    let end = with_row(5, |row| row.entry.hash = [7; 32]);
+    let end = with_row(7, |row| row.entry.hash = [7; 32]);
     assert_eq!(
         end,
         [
-            "audit row 5: the chain is broken here",
-            "audit row 5: its hash is another than the last one written"
+            "audit row 7: the chain is broken here",
+            "audit row 7: its hash is another than the last one written"
         ]
     );
     let gone = fixture.damaged(&trees.audit, &key(2), None);
     assert_eq!(gone, ["audit row 3: the rows before it are gone"]);
-    let cut = fixture.damaged(&trees.audit, &key(5), None);
+    let cut = fixture.damaged(&trees.audit, &key(7), None);
     assert_eq!(
         cut,
-        ["audit the end: the log ends with row 4, row 5 was written"]
+        ["audit the end: the log ends with row 6, row 7 was written"]
     );
     let (first, first_id) = &fixture.keys[0];
     let found = fixture.with_key(*first, |key| key.expires_at = Some(NOW));
