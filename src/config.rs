@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::app::{AdminAccess, DEFAULT_ADMIN_KEY};
+use crate::domain::catalog::Offer;
 use crate::domain::key::{KNOWN_KEY, Secret};
 use crate::domain::plan::{Plan, Plans};
+use crate::plans_file;
 
 /// The shortest admin key that counts off loopback.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
@@ -21,7 +23,13 @@ pub struct ConfigError(pub String);
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
     /// Directory of the database; `serve` and `import` make it if it is not there.
-    #[arg(long, env = "DATA_DIR", default_value = "./data", value_name = "DIR")]
+    #[arg(
+        long,
+        alias = "data",
+        env = "DATA_DIR",
+        default_value = "./data",
+        value_name = "DIR"
+    )]
     pub data_dir: PathBuf,
     /// Page cache in MiB. Memory in use is about 1.5 times that, and 35 MB for each
     /// million memories; 8 to 65536.
@@ -42,14 +50,14 @@ pub struct ServeArgs {
     /// Where the data is.
     #[command(flatten)]
     pub data: DataArgs,
-    /// Plans that anybody can sign up for, separated by commas; empty closes sign-up.
-    #[arg(
-        long,
-        env = "SIGNUP_PLANS",
-        default_value = "Free,Pro,Premium",
-        value_name = "PLANS"
-    )]
-    pub signup_plans: String,
+    /// File of plans and prices; what differs from the data directory's is applied with `memoryos plans`
+    /// [default: what was applied last, or Free, Pro and Premium]
+    #[arg(long, env = "PLANS", value_name = "FILE")]
+    pub plans: Option<PathBuf>,
+    /// Plans that anybody can sign up for, separated by commas; empty closes sign-up
+    /// [default: those that are open in the table of plans, which is all of the three]
+    #[arg(long, env = "SIGNUP_PLANS", value_name = "PLANS")]
+    pub signup_plans: Option<String>,
     /// Where clients reach the server, for example <https://memory.example.com>; goes into /openapi.json.
     #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
@@ -111,8 +119,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Page cache in bytes.
     pub cache_bytes: u64,
-    /// Plans open to sign-up.
-    pub signup_plans: Vec<Plan>,
+    /// The file of plans and what it holds.
+    pub plans: Option<(PathBuf, Offer)>,
+    /// Names of the plans open to sign-up; `None` for what the table of plans says.
+    pub signup_plans: Option<Vec<String>>,
     /// See [`crate::app::Settings::public_url`].
     pub public_url: Option<String>,
     /// Largest body in bytes.
@@ -145,7 +155,12 @@ impl Config {
     /// The first setting that is wrong.
     pub fn new(args: ServeArgs, secrets: Secrets) -> Result<Self, ConfigError> {
         Ok(Self {
-            signup_plans: parse_plans(&args.signup_plans)?,
+            plans: args
+                .plans
+                .filter(|path| !path.as_os_str().is_empty())
+                .map(read_plans)
+                .transpose()?,
+            signup_plans: args.signup_plans.as_deref().map(parse_names),
             public_url: args
                 .public_url
                 .as_deref()
@@ -203,20 +218,46 @@ fn without_key(loopback: bool) -> (AdminAccess, &'static str) {
     }
 }
 
-fn parse_plans(text: &str) -> Result<Vec<Plan>, ConfigError> {
-    let names = text
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty());
+/// Reads the file of plans.
+///
+/// # Errors
+///
+/// What is wrong with it, and where.
+pub fn read_plans(path: PathBuf) -> Result<(PathBuf, Offer), ConfigError> {
+    let offer = plans_file::read(&path).map_err(|error| ConfigError(error.to_string()))?;
+    Ok((path, offer))
+}
+
+fn parse_names(text: &str) -> Vec<String> {
+    let names = text.split(',').map(str::trim);
     names
-        .map(|name| {
-            Plans::seed().get(name).map_err(|_| {
-                ConfigError(format!(
-                    "--signup-plans (SIGNUP_PLANS) names {name:?}; the plans are Free, Pro and Premium"
-                ))
-            })
-        })
+        .filter(|name| !name.is_empty())
+        .map(ToOwned::to_owned)
         .collect()
+}
+
+/// Finds the plans that are open to sign-up: those that the operator named, or else the table's.
+///
+/// # Errors
+///
+/// A name that no plan has.
+pub fn signup_plans(
+    names: Option<&[String]>,
+    plans: &'static Plans,
+) -> Result<Vec<Plan>, ConfigError> {
+    let Some(names) = names else {
+        let open = |plan: &Plan| plan.terms().open;
+        return Ok(plans.iter().filter(open).collect());
+    };
+    let get = |name: &String| {
+        plans.get(name).map_err(|_| {
+            let all = plans.names();
+            ConfigError(format!(
+                "--signup-plans (SIGNUP_PLANS) names {name:?}; the plans are {all}"
+            ))
+        })
+    };
+    names.iter().map(get).collect()
 }
 
 /// Parses a time such as `24h`.
@@ -371,7 +412,8 @@ mod tests {
             port: 0,
             data_dir: PathBuf::new(),
             cache_bytes: 0,
-            signup_plans: Vec::new(),
+            plans: None,
+            signup_plans: None,
             public_url: None,
             body_bytes_max: 0,
             connections_max: 0,
@@ -409,8 +451,13 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_named() {
-        assert_eq!(parse_plans(" Pro,,Free "), Ok(vec![Plan::PRO, Plan::FREE]));
-        assert_eq!(parse_plans(""), Ok(vec![]));
+        let open = |text: Option<&str>| {
+            let names = text.map(parse_names);
+            signup_plans(names.as_deref(), Plans::seed())
+        };
+        assert_eq!(open(Some(" Pro,,Free ")), Ok(vec![Plan::PRO, Plan::FREE]));
+        assert_eq!(open(Some("")), Ok(vec![]));
+        assert_eq!(open(None), Ok(vec![Plan::FREE, Plan::PRO, Plan::PREMIUM]));
         for (text, seconds) in [("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
             assert_eq!(parse_every(text), Ok(Duration::from_secs(seconds)));
         }
@@ -429,7 +476,10 @@ mod tests {
                 "{text}"
             );
         }
-        assert!(parse_plans("Gold").unwrap_err().0.contains("SIGNUP_PLANS"));
+        assert_eq!(
+            open(Some("Gold")).unwrap_err().0,
+            "--signup-plans (SIGNUP_PLANS) names \"Gold\"; the plans are Free, Pro, Premium"
+        );
         for log in ["", "info", "DEBUG", "warn,memoryos::store=trace"] {
             assert_eq!(parse_log(log), Ok(()), "{log}");
         }

@@ -314,7 +314,7 @@ impl From<UnknownPlan> for ApiError {
         Self::new(
             Code::InvalidPlan,
             error.to_string(),
-            "The plans are Free, Pro and Premium, written exactly so.",
+            "GET /plans lists the plans; send a name exactly as it is there.",
         )
     }
 }
@@ -370,7 +370,7 @@ impl From<Failure> for ApiError {
             Failure::PlanRequired => Self::new(
                 Code::InvalidPlan,
                 "Plan required",
-                "Send {\"plan\": \"Free\"}, \"Pro\" or \"Premium\".",
+                "Send {\"plan\": NAME}, with a name that GET /plans lists.",
             ),
             Failure::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
@@ -478,7 +478,7 @@ fn of_credentials(failure: &Failure) -> ApiError {
                     "This needs the scope {scope}, which the key lacks. Use a key that has it."
                 ),
             )
-            .with("scope", scope.name());
+            .with("required_scope", scope.name());
         }
         Failure::AdminRequired => (
             Code::AdminRequired,

@@ -18,6 +18,7 @@ mod error;
 pub(crate) mod fuzzing;
 mod memory;
 pub mod openapi;
+mod plan;
 mod reply;
 mod request;
 mod rest;
@@ -36,6 +37,7 @@ use warp::filters::BoxedFilter;
 
 use crate::app::{App, Caller, Failure};
 use crate::domain::event::RequestId;
+use crate::domain::plan::Prices;
 use crate::domain::scope::Scope;
 
 pub use auth::Access;
@@ -60,11 +62,24 @@ pub struct Endpoint {
     pub scope: Option<Scope>,
     /// Whether it reads a body.
     pub has_body: bool,
-    /// What it does, for the list at `/`.
+    /// What it does; see [`Endpoint::summary_with_price`].
     pub summary: &'static str,
     /// The rest of what [`openapi`] tells of it.
     describe: fn() -> openapi::Described,
     handler: Handler,
+}
+
+impl Endpoint {
+    /// Returns what it does and, if it is not free, what it costs: for the list at `/`.
+    #[must_use]
+    pub fn summary_with_price(&self, prices: &Prices) -> String {
+        let summary = self.summary;
+        match (self.describe)().operation.map_or(0, |o| prices.of(o)) {
+            0 => summary.to_owned(),
+            1 => format!("{summary}"),
+            price => format!("{summary} ({price} credits)"),
+        }
+    }
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -102,19 +117,20 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/" Open false system::index, "This list"),
     endpoint!(GET "/health" Open false system::health, "Health check"),
     endpoint!(GET "/openapi.json" Open false system::openapi, "Description of this API"),
+    endpoint!(GET "/plans" Open false plan::list, "Plans and prices"),
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
-    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories (1 credit)"),
-    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory (2 credits)"),
-    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory (1 credit)"),
-    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory (2 credits)"),
+    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories"),
+    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory"),
+    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory"),
+    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory"),
     endpoint!(DELETE "/memory/{id}" Key(MemoryWrite) false memory::delete, "Delete a memory"),
-    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories (1 credit)"),
-    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT (1 credit)"),
+    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories"),
+    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
@@ -172,6 +188,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .boxed();
     let open = segment("health")
         .and(at("/health"))
+        .or(segment("plans").and(at("/plans")))
+        .unify()
         .or(segment("signup").and(at("/signup")))
         .unify()
         .or(segment("login").and(at("/login")))

@@ -11,6 +11,8 @@ use crate::app::{App, HealthStatus, StatsReport};
 use crate::domain::time::Timestamp;
 
 use super::ENDPOINTS;
+use super::error::ApiError;
+use super::openapi::Audience;
 use super::reply::{Answer, CreditInfo, Reply, low_credits, tenths_of_percent};
 use super::request::Request;
 
@@ -30,7 +32,11 @@ pub(crate) struct IndexJson {
 
 /// `GET /`.
 pub(super) async fn index(app: App, _: Request) -> Answer {
-    let describe = |e: &super::Endpoint| format!("{} {} - {}", e.method, e.path, e.summary);
+    let prices = &app.settings().prices;
+    let describe = |e: &super::Endpoint| {
+        let summary = e.summary_with_price(prices);
+        format!("{} {} - {summary}", e.method, e.path)
+    };
     Reply::json(
         StatusCode::OK,
         &IndexJson {
@@ -43,10 +49,26 @@ pub(super) async fn index(app: App, _: Request) -> Answer {
 }
 
 /// `GET /openapi.json`.
-pub(super) async fn openapi(app: App, _: Request) -> Answer {
+pub(super) async fn openapi(app: App, request: Request) -> Answer {
+    let audience = match request.query_param("for")?.as_deref() {
+        None => Audience::Everybody,
+        Some("assistant") => Audience::Assistant,
+        Some(_) => {
+            return Err(ApiError::field(
+                "for",
+                "It must be assistant, or left out for every route.",
+            ));
+        }
+    };
+    let settings = app.settings();
     Ok(Reply::json_text(
         StatusCode::OK,
-        super::openapi::bytes(app.settings().public_url.as_deref()),
+        super::openapi::bytes(
+            audience,
+            settings.public_url.as_deref(),
+            settings.plans,
+            &settings.prices,
+        ),
     ))
 }
 

@@ -231,8 +231,8 @@ pub(super) struct Check<'a> {
     last_orphan: Option<([u8; 33], u64)>,
     /// Recorded answers that are gone while their pieces are there.
     unswept: BTreeSet<[u8; 32]>,
-    /// The key that stored the memory looked at last, and its public id if it is there.
-    last_key: Option<(AccountKey, KeyNo, Option<String>)>,
+    /// The lineage that holds the memory looked at last, the key that its JSON names, and whether that is of it.
+    last_key: Option<(AccountKey, KeyNo, String, Option<bool>)>,
 }
 
 /// What pieces belong to, and what it says of them.
@@ -288,6 +288,7 @@ impl<'a> Check<'a> {
         self.each("key_intents", &trees.key_intents, |_, _, _| {
             Err(damage("an intent is left that opening should have settled"))
         })?;
+        self.each("plans", &trees.plans, Self::plans)?;
         self.each("meta", &trees.meta, |_, _, _| Ok(()))?;
         self.blobs();
         self.go_on()?;
@@ -423,7 +424,7 @@ impl<'a> Check<'a> {
             "names" => Ok(decode(value).ok()),
             "keys" => Ok(decode::<KeyRecord>(value).ok().map(|key| key.account)),
             "key_ids" => of_hash(decode(value)),
-            "meta" | "audit" => Ok(None),
+            "meta" | "plans" | "audit" => Ok(None),
             "pieces" => Ok(part(key, 1).map(AccountKey)),
             "replay_times" | "key_expiries" => Ok(part(key, 8).map(AccountKey)),
             _ => Ok(part(key, 0).map(AccountKey)),

@@ -222,6 +222,7 @@ impl Restoring {
             }
             Placed::Ledger => pieces::put(&trees.ledger, key, value).map(drop)?,
             Placed::Audit => pieces::put(&trees.audit, key, value).map(drop)?,
+            Placed::Plan => insert(&trees.plans, key, value)?,
             Placed::Piece => {
                 debug_assert_eq!(kind, Kind::Piece, "nothing else is a piece");
                 pieces::put(&trees.pieces, key, value)?;

@@ -1,23 +1,30 @@
 //! Which records a backup holds, and in which order: one rule for those who write one and who read one.
 //!
-//! Accounts follow each other by key. Of each: its record, its usage, its keys by number, its memories
-//! by id, its recorded answers by key, its ledger by number; after a memory or an answer the pieces of it.
-//! After the last account comes the audit log by number, each row chained to the one before. What is derived
-//! is not there: `names`, `key_ids`, `account_keys`, `key_expiries`, `barred`, `replay_times` follow from the
-//! others, the saved aggregates are counted anew, and intents belong to writes under way, of which a backup
-//! has none. Nor has it events that a record still carries: they are in the log.
+//! First the catalog, if one was applied: its head, then its plans by number. Accounts follow each other by
+//! key. Of each: its record, its usage, its keys by number, its memories by id, its recorded answers by key,
+//! its ledger by number; after a memory or an answer the pieces of it. After the last account comes the audit
+//! log by number, each row chained to the one before. What is derived is not there: `names`, `key_ids`,
+//! `account_keys`, `key_expiries`, `barred`, `replay_times` follow from the others, the saved aggregates are
+//! counted anew, and intents belong to writes under way, of which a backup has none. Nor has it events that
+//! a record still carries: they are in the log.
 //!
 //! A backup is held against this rule while it is written too: one that was completed can be restored.
+
+use std::collections::BTreeSet;
 
 use crate::domain::account::AccountKey;
 use crate::domain::audit::GENESIS;
 use crate::domain::ledger::LedgerRow;
+use crate::domain::plan::{Plan, PlanNo, Plans};
 use crate::domain::usage::{KeyNo, Usage};
 
 use super::codec::{VALUE_BYTES_MAX, decode, decode_borrowed, unversioned};
 use super::error::StoreError;
 use super::pieces::Owner;
-use super::schema::{AccountRecord, AuditRow, KeyRecord, MemoryHead, ReplayRecord, part};
+use super::plans::{PlanRow, PlansHead, table_of};
+use super::schema::{
+    AccountRecord, AuditRow, KeyRecord, MemoryHead, PLANS_HEAD, ReplayRecord, part, plan_key,
+};
 
 /// The tree that a record is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +37,12 @@ pub(super) enum Kind {
     Replay,
     Ledger,
     Audit,
+    PlansHead,
+    Plan,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Account,
         Self::Usage,
         Self::Key,
@@ -42,6 +51,8 @@ impl Kind {
         Self::Replay,
         Self::Ledger,
         Self::Audit,
+        Self::PlansHead,
+        Self::Plan,
     ];
 
     /// Returns the number that stands for it in a file, for ever.
@@ -53,8 +64,10 @@ impl Kind {
             Self::Memory => 4,
             Self::Piece => 5,
             Self::Replay => 6,
-            Self::Ledger => 7,
-            Self::Audit => 8,
+            Self::PlansHead => 7,
+            Self::Plan => 8,
+            Self::Ledger => 9,
+            Self::Audit => 10,
         }
     }
 
@@ -75,6 +88,8 @@ pub(super) enum Placed<'a> {
     Replay(ReplayRecord<'a>),
     Ledger,
     Audit,
+    /// Of the catalog.
+    Plan,
 }
 
 /// The pieces that a record names.
@@ -119,10 +134,14 @@ struct Due {
 /// What has come so far.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
+    head: Option<PlansHead>,
+    rows: Vec<(PlanNo, PlanRow)>,
+    /// The plans that accounts may have, from the first account on.
+    plans: Option<BTreeSet<PlanNo>>,
     account: Option<(AccountKey, Last)>,
     due: Option<Due>,
     /// Rows of the account's ledger that are still to come, and the number of the next.
-    rows: u64,
+    rows_due: u64,
     next_row: u64,
     /// The number and the hash of the last row of the audit log.
     audit: Option<(u64, [u8; 32])>,
@@ -149,10 +168,13 @@ impl Sequence {
         }
         match kind {
             Kind::Piece => self.piece(key, value),
+            Kind::PlansHead => self.plans_head(key, value),
+            Kind::Plan => self.plan(key, value),
             Kind::Account => self.account(key, value),
             Kind::Usage => {
                 self.of_account(exact(key)?, Last::Usage)?;
                 let usage: Usage = decode(value)?;
+                self.plans_are_there(&usage)?;
                 if !usage.intents.is_empty() {
                     return Err(wrong("an account has writes under way"));
                 }
@@ -164,7 +186,7 @@ impl Sequence {
                         "the rows of an account's ledger are not in their order",
                     ));
                 }
-                (self.rows, self.next_row) = (usage.ledger.gone(), 1);
+                (self.rows_due, self.next_row) = (usage.ledger.gone(), 1);
                 Ok(Placed::Usage(usage))
             }
             Kind::Key => {
@@ -193,7 +215,8 @@ impl Sequence {
     }
 
     /// Says that nothing follows any more.
-    pub(super) fn end(&self) -> Result<(), StoreError> {
+    pub(super) fn end(&mut self) -> Result<(), StoreError> {
+        self.catalog_is_whole()?;
         self.account_is_whole()
     }
 
@@ -201,15 +224,16 @@ impl Sequence {
         let no = part(&key, 16).map_or(0, u64::from_be_bytes);
         self.of_account(part(&key, 0).unwrap_or_default(), Last::Ledger(no))?;
         let row: LedgerRow = decode(value)?;
-        if no != self.next_row || row.no != no || self.rows == 0 {
+        if no != self.next_row || row.no != no || self.rows_due == 0 {
             return Err(wrong("a row of an account's ledger is missing"));
         }
-        self.rows = self.rows.saturating_sub(1);
+        self.rows_due = self.rows_due.saturating_sub(1);
         self.next_row = no.saturating_add(1);
         Ok(Placed::Ledger)
     }
 
     fn audit<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        self.catalog_is_whole()?;
         self.account_is_whole()?;
         self.account = None;
         let (last, hash) = self.audit.unwrap_or((0, GENESIS));
@@ -225,7 +249,53 @@ impl Sequence {
         Ok(Placed::Audit)
     }
 
+    fn plans_head<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        if self.head.is_some() || self.plans.is_some() || key != PLANS_HEAD {
+            return Err(wrong("the head of the plans is not where it belongs"));
+        }
+        self.head = Some(decode(value)?);
+        Ok(Placed::Plan)
+    }
+
+    fn plan<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        let no = part(key, 4).map(|no| PlanNo(u16::from_be_bytes(no)));
+        let (Some(head), Some(no), None) = (&self.head, no, &self.plans) else {
+            return Err(wrong("a plan is not where it belongs"));
+        };
+        let is_next = self.rows.last().is_none_or(|(last, _)| *last < no);
+        if !is_next || *key != plan_key(head.generation, no) {
+            return Err(wrong("the plans are not in their order"));
+        }
+        self.rows.push((no, decode(value)?));
+        Ok(Placed::Plan)
+    }
+
+    /// Ends the catalog, before the first account.
+    fn catalog_is_whole(&mut self) -> Result<(), StoreError> {
+        if self.plans.is_none() {
+            let rows = std::mem::take(&mut self.rows);
+            self.plans = Some(match self.head.take() {
+                None => Plans::seed().iter().map(Plan::no).collect(),
+                Some(head) => {
+                    let plans = table_of(&head, rows)?.rows;
+                    plans.into_iter().map(|row| row.no).collect()
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn plans_are_there(&self, usage: &Usage) -> Result<(), StoreError> {
+        let is_there = |no: &PlanNo| self.plans.as_ref().is_some_and(|plans| plans.contains(no));
+        let caps = usage.shares.iter().filter_map(|share| share.cap);
+        match caps.chain([usage.plan]).find(|no| !is_there(no)) {
+            None => Ok(()),
+            Some(no) => Err(wrong(&format!("no plan has the number {no}"))),
+        }
+    }
+
     fn account<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        self.catalog_is_whole()?;
         self.account_is_whole()?;
         if self.audit.is_some() {
             return Err(wrong("an account comes after the audit log"));
@@ -278,7 +348,7 @@ impl Sequence {
         self.no_pieces_due()?;
         match self.account {
             Some((_, Last::Account)) => Err(wrong("an account has no usage")),
-            Some(_) if self.rows > 0 => Err(wrong("a row of an account's ledger is missing")),
+            Some(_) if self.rows_due > 0 => Err(wrong("a row of an account's ledger is missing")),
             _ => Ok(()),
         }
     }
@@ -438,9 +508,53 @@ mod tests {
         raw
     }
 
+    fn plans_head(plans: u16) -> Raw {
+        let head = PlansHead {
+            generation: 7,
+            plans,
+            next_no: 9,
+            memories_most: 1,
+            prices: vec![],
+        };
+        (Kind::PlansHead, PLANS_HEAD.to_vec(), encode(&head).unwrap())
+    }
+
+    fn plan(no: u16) -> Raw {
+        let row = PlanRow {
+            rank: Some(no),
+            name: format!("P{no}"),
+            credits_per_cycle: 1,
+            memories_max: 1,
+            requests_per_minute: None,
+            price: None,
+            open: true,
+        };
+        let key = plan_key(7, PlanNo(no)).to_vec();
+        (Kind::Plan, key, encode(&row).unwrap())
+    }
+
+    #[test]
+    fn an_account_has_a_plan_of_the_catalog() {
+        // Shows that the numbers of plans must be the catalog's, or the seed's if there is none.
+        let with = |catalog: &[Raw]| takes(&[catalog, &[users(1), usage(1)]].concat());
+        assert_eq!(with(&[]), Ok(()));
+        assert_eq!(with(&[plans_head(1), plan(0)]), Ok(()));
+        let refused = with(&[plans_head(1), plan(8)]).unwrap_err();
+        assert!(refused.contains("no plan has the number 0"), "{refused}");
+        // A number that was not given yet.
+        assert!(with(&[plans_head(2), plan(0), plan(9)]).is_err());
+        let (kind, _, value) = plan(0);
+        let of_other = (kind, plan_key(8, PlanNo(0)).to_vec(), value);
+        assert!(with(&[plans_head(1), of_other]).is_err());
+        assert!(takes(&[users(1), usage(1), plans_head(1), plan(0)]).is_err());
+    }
+
     fn whole() -> Vec<Raw> {
         let (long, answer) = (memory(1, 2, 2), replay(1, 1, 1));
         let mut whole = vec![
+            plans_head(2),
+            plan(0),
+            plan(1),
             users(1),
             busy_usage(1, 2),
             key(1, 1),
@@ -482,11 +596,16 @@ mod tests {
         for at in 0..whole.len() {
             let mut without = whole.clone();
             let (kind, ..) = without.remove(at);
-            let has_pieces = [5, 9].contains(&at);
+            let has_pieces = [8, 12].contains(&at);
             let may_go = match kind {
                 Kind::Key => true,
                 Kind::Memory | Kind::Replay => !has_pieces,
-                Kind::Account | Kind::Usage | Kind::Piece | Kind::Ledger => false,
+                Kind::Account
+                | Kind::Usage
+                | Kind::Piece
+                | Kind::Ledger
+                | Kind::PlansHead
+                | Kind::Plan => false,
                 Kind::Audit => at + 1 == whole.len(),
             };
             assert_eq!(takes(&without).is_ok(), may_go, "without {at}");

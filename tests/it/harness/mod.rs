@@ -129,7 +129,14 @@ impl Server {
             port: 0,
             data_dir: self.directory.path().join("data"),
             cache_bytes: 8 << 20,
-            signup_plans: options.signup_plans.clone(),
+            plans: None,
+            signup_plans: Some(
+                options
+                    .signup_plans
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            ),
             public_url: options.public_url.map(str::to_owned),
             body_bytes_max: options.body_bytes_max,
             connections_max: 1_024,

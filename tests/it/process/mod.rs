@@ -20,6 +20,7 @@ mod crash;
 mod durable;
 mod faults;
 mod hostile;
+mod plans;
 mod secrecy;
 mod soak;
 mod storm;
