@@ -258,7 +258,7 @@ async fn key_indexes_are_derived() {
         });
     });
     // Two keys with one id.
-    leaves(&fixture, 4, |trees| {
+    leaves(&fixture, 2, |trees| {
         change(&trees.keys, &second.0, |key: &mut KeyRecord| {
             key.id = first_id.clone();
         });
