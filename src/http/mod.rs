@@ -3,7 +3,7 @@
 //! 1. [`trace`] gives it an id, catches panics, writes the log line and the headers of every answer.
 //! 2. A warp filter matches its path; another path ends as 404.
 //! 3. [`select`] finds the endpoint for its method, or makes a 405 with `Allow`.
-//! 4. [`auth::caller`] says who calls, as a value, against the store's trees.
+//! 4. [`auth::caller`] says who calls, as a value, against the store's trees. Around it [`limits`] counts.
 //! 5. [`request::read_body`] reads the body, if the endpoint has one.
 //! 6. The handler checks path, query and fields, and calls a use case.
 //!
@@ -13,9 +13,11 @@ mod account;
 mod admin;
 mod apikey;
 mod auth;
+mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod limits;
 mod memory;
 pub mod openapi;
 mod plan;
@@ -26,6 +28,7 @@ mod system;
 mod trace;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
@@ -45,6 +48,7 @@ pub use error::{ApiError, Code};
 pub use rest::{Rest, SharedBody, keep_rest};
 pub use trace::answer;
 
+use limits::Admitted;
 use reply::{Answer, Reply};
 use request::{BodyStream, Request};
 
@@ -76,7 +80,7 @@ impl Endpoint {
         let summary = self.summary;
         match (self.describe)().operation.map_or(0, |o| prices.of(o)) {
             0 => summary.to_owned(),
-            1 => format!("{summary}"),
+            1 => format!("{summary} (1 credit)"),
             price => format!("{summary} ({price} credits)"),
         }
     }
@@ -136,6 +140,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
 /// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
@@ -171,6 +176,10 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("admin")
             .and(segment("check"))
             .and(at("/admin/check")))
+        .unify()
+        .or(segment("admin")
+            .and(segment("webhooks"))
+            .and(at("/admin/webhooks")))
         .unify()
         .or(segment("admin").and(segment("user")).and(resource(
             app,
@@ -245,6 +254,7 @@ fn exact_path() -> BoxedFilter<()> {
 /// What came in, before anything is known of it but its path.
 struct Incoming {
     id: Option<RequestId>,
+    peer: IpAddr,
     method: Method,
     headers: HeaderMap,
     param: String,
@@ -259,6 +269,7 @@ fn resource(
     matched: BoxedFilter<(String,)>,
 ) -> BoxedFilter<(Response<Bytes>,)> {
     let (select_app, run_app) = (app.clone(), app.clone());
+    let limits = limits::PathLimits::new(app, path);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let body = warp::body::stream().map(boxed_body);
     matched
@@ -269,6 +280,7 @@ fn resource(
         .and(body)
         .map(|param, id, method, headers, query, body| Incoming {
             id,
+            peer: client::peer(),
             method,
             headers,
             param,
@@ -277,30 +289,37 @@ fn resource(
         })
         .map(move |incoming: Incoming| {
             let selected = select(path, &incoming.method);
-            let caller = selected.and_then(|endpoint| {
-                let caller = auth::caller(&select_app, endpoint.access, &incoming.headers)?;
-                in_scope(endpoint, &caller)?;
-                Ok((endpoint, caller))
+            let admitted = selected.and_then(|endpoint| {
+                let admitted = limits::admit(&select_app, endpoint, &limits, &incoming)?;
+                in_scope(endpoint, &admitted.caller)?;
+                Ok(admitted)
             });
-            (incoming, caller)
+            (incoming, admitted)
         })
         .untuple_one()
-        .then(move |incoming: Incoming, selected: Result<_, ApiError>| {
-            let app = run_app.clone();
-            async move {
-                let mut log = trace::Logged {
-                    path: Some(path),
-                    key_id: None,
-                };
-                let answer = match selected {
-                    Err(error) => Err(error),
-                    Ok(selected) => run(&app, incoming, selected, &mut log).await,
-                };
-                let mut response = answer.map_or_else(unanswered, Reply::into_response);
-                response.extensions_mut().insert(log);
-                response
-            }
-        })
+        .then(
+            move |incoming: Incoming, admitted: Result<Admitted, ApiError>| {
+                let app = run_app.clone();
+                async move {
+                    let mut log = trace::Logged {
+                        path: Some(path),
+                        key_id: None,
+                    };
+                    let answer = match admitted {
+                        Err(error) => Err(error),
+                        Ok(admitted) => {
+                            let sign_up = admitted.sign_up();
+                            let answer = run(&app, incoming, admitted, &mut log).await;
+                            Admitted::settle(sign_up, &app, &answer);
+                            answer
+                        }
+                    };
+                    let mut response = answer.map_or_else(unanswered, Reply::into_response);
+                    response.extensions_mut().insert(log);
+                    response
+                }
+            },
+        )
         .boxed()
 }
 
@@ -359,12 +378,10 @@ fn method_not_allowed(path: &'static str) -> ApiError {
 }
 
 /// Reads the body and calls the handler.
-async fn run(
-    app: &App,
-    incoming: Incoming,
-    (endpoint, caller): (&'static Endpoint, Caller),
-    log: &mut trace::Logged,
-) -> Answer {
+async fn run(app: &App, incoming: Incoming, admitted: Admitted, log: &mut trace::Logged) -> Answer {
+    let Admitted {
+        endpoint, caller, ..
+    } = admitted;
     log.key_id = match &caller {
         Caller::Key(principal) => Some(principal.key_id.to_string()),
         Caller::Admin => Some("admin".to_owned()),
@@ -372,6 +389,7 @@ async fn run(
     };
     let Incoming {
         id,
+        peer,
         headers,
         param,
         query,
@@ -388,6 +406,7 @@ async fn run(
         Request {
             id,
             caller,
+            peer,
             param,
             query,
             headers,

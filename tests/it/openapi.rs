@@ -13,7 +13,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
 /// Headers that an answer has only when the description says so.
-const OWN_HEADERS: [&str; 9] = [
+const OWN_HEADERS: [&str; 11] = [
     "X-Request-Id",
     "X-Credits-Cost",
     "X-Credits-Limit",
@@ -21,6 +21,8 @@ const OWN_HEADERS: [&str; 9] = [
     "X-Credits-Reset",
     "Idempotent-Replayed",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "WWW-Authenticate",
     "Allow",
 ];
@@ -448,10 +450,15 @@ where
         backup_every: None,
         backup_keep: 7,
         min_free_bytes: 0,
+        rate_limits: memoryos::app::RateLimits::OFF,
+        trusted_proxies: Vec::new(),
         on_hung_disk: || {},
+        webhooks: memoryos::config::WebhookConfig::default(),
         secrets: Secrets {
             admin_key: Some(Secret::new(ADMIN_KEY)),
+            admin_key_previous: None,
             api_key: None,
+            webhook_secret: None,
         },
     };
     let server = Server::start(config, Clock::System).await.unwrap();
@@ -846,6 +853,11 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     let found = c.send(check.clone(), 200, path, admin).await;
     assert_eq!(found.body["sound"], true);
     c.send(check, 403, path, keyed(key)).await;
+
+    let webhooks = (Method::GET, "/admin/webhooks");
+    let path = "/admin/webhooks";
+    c.send(webhooks.clone(), 200, path, admin).await;
+    c.send(webhooks, 403, path, keyed(key)).await;
 }
 
 /// A plan that holds no more memories is a 402 of its own.

@@ -44,6 +44,7 @@ pub(in crate::http) fn sign_up() -> Described {
         Code::SignupClosed,
         Code::PlanNotOpen,
         Code::UserExists,
+        Code::RateLimited,
     ])
     .answers::<SignUpJson>(
         StatusCode::CREATED,

@@ -33,7 +33,7 @@ use utoipa::openapi::{
     Components, ComponentsBuilder, OpenApiBuilder, PathItem, Paths, Ref, ResponsesBuilder, Server,
 };
 
-use crate::domain::plan::{Plans, Prices};
+use crate::domain::plan::{Operation as Charged, Plans, Prices};
 
 use super::auth::Access;
 use super::error::Code;
@@ -220,6 +220,11 @@ fn operation(
     operation.build()
 }
 
+/// Returns what a success of a route is charged as; `None` if it is free.
+pub(super) fn charged_as(endpoint: &Endpoint) -> Option<Charged> {
+    (endpoint.describe)().operation
+}
+
 /// Returns the codes of a route: those that follow from who may call, from the body and from the price,
 /// and those that the handler names.
 fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
@@ -229,6 +234,7 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
             Code::AmbiguousCredentials,
             Code::AdminRequired,
             Code::AdminDisabled,
+            Code::RateLimited,
         ]);
         if endpoint.access != Access::Admin {
             codes.extend([

@@ -13,7 +13,7 @@ use crate::store::{OpenError, Options};
 
 type Records = Vec<(&'static str, sled::IVec, sled::IVec)>;
 
-fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 17] {
+fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 18] {
     [
         ("users", &trees.users),
         ("names", &trees.names),
@@ -32,6 +32,7 @@ fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 17] {
         ("audit", &trees.audit),
         ("barred", &trees.barred),
         ("key_expiries", &trees.key_expiries),
+        ("outbox", &trees.outbox),
     ]
 }
 
