@@ -1,5 +1,7 @@
 //! The command line.
 
+mod admin;
+
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ Examples:
   memoryos import --help                      take over the old program's files
   memoryos check                              recount everything in a stopped server's data
   memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
+  memoryos admin --help                       what an admin does, on this machine, while the server is stopped
   memoryos restore a.backup --data-dir new    make a data directory of a backup
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
@@ -138,6 +141,12 @@ enum Command {
     /// was interrupted is finished by running it again.
     #[command(after_help = RESTORE_HELP)]
     Restore(BackupArgs),
+    /// Do what an admin does, in a stopped server's data.
+    ///
+    /// For an operator who lost the admin key, and for users who lost all their keys. Whoever may write the
+    /// data directory may do this; the audit log calls them `operator`.
+    #[command(subcommand, after_help = admin::HELP)]
+    Admin(admin::AdminCommand),
 }
 
 /// Which backup, and where the data is.
@@ -165,6 +174,7 @@ pub fn run() -> ExitCode {
         Command::Check { repair, data } => check(&data, repair),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
+        Command::Admin(command) => admin::run(command),
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) struct AccountJson {
 impl From<AccountRow> for AccountJson {
     fn from(row: AccountRow) -> Self {
         let balance = row.usage.balance();
-        let status = account_status(&row);
+        let status = row.status();
         Self {
             account_id: row.account_id,
             email: row.email,
@@ -70,15 +70,6 @@ impl From<AccountRow> for AccountJson {
             status,
             api_keys: row.keys.into_iter().map(|key| key.masked).collect(),
         }
-    }
-}
-
-/// Returns the word for an account's state.
-pub(super) const fn account_status(row: &AccountRow) -> &'static str {
-    match (row.suspended, row.active) {
-        (true, _) => "suspended",
-        (false, true) => "active",
-        (false, false) => "inactive",
     }
 }
 

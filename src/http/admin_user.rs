@@ -9,7 +9,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::ADJUST_MAX;
 
 use super::account::email_field;
-use super::admin::{AccountJson, account_status};
+use super::admin::AccountJson;
 use super::apikey::{KeyJson, revoked_too};
 use super::error::{ApiError, Code};
 use super::memory::{REPLAYED, idempotency_key};
@@ -157,7 +157,7 @@ fn standing(message: &'static str, account: AccountRow) -> Answer {
         StatusCode::OK,
         &StandingJson {
             message,
-            status: account_status(&account),
+            status: account.status(),
             since: account.standing_since,
             account_id: account.account_id,
         },

@@ -70,6 +70,19 @@ pub struct AccountRow {
     pub keys: Vec<KeyRow>,
 }
 
+impl AccountRow {
+    /// Returns the word for its state: `suspended`, else `active` or `inactive` by whether it has an active
+    /// key.
+    #[must_use]
+    pub const fn status(&self) -> &'static str {
+        match (self.suspended, self.active) {
+            (true, _) => "suspended",
+            (false, true) => "active",
+            (false, false) => "inactive",
+        }
+    }
+}
+
 /// Which accounts a list is about.
 #[derive(Clone, Debug, Default)]
 pub struct AccountFilter {
