@@ -643,8 +643,10 @@ impl Sim {
                 Ok(Some(found))
             }
             // A request that began before goes on, and is charged as ever.
-            (Err(Refused::Suspended), None) if account.suspended.is_some() => {
-                Ok(self.principals.get(&key.id).cloned())
+            (Err(no @ Refused::Suspended), None) if account.suspended.is_some() => {
+                let before = self.principals.get(&key.id).cloned();
+                self.answered(word(&no));
+                Ok(before)
             }
             (Err(Refused::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
             (found, revoked) => Err(format!(

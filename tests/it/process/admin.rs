@@ -29,15 +29,19 @@ fn refused(data: &Path, args: &[&str], code: i32, words: &str) {
     assert!(errors.contains(words), "{args:?}: {errors}");
 }
 
-fn sign_up(server: &Process, body: &Value) -> (String, String) {
-    let (status, made) = server.client().post("/signup", &[], body);
-    assert_eq!(status, 201, "{made}");
-    let text = |name: &str| made[name].as_str().unwrap().to_owned();
-    (text("api_key"), text("key_id"))
+/// Signs up. Returns the key and its id.
+fn sign_up(server: &Process, email: &str) -> (String, String) {
+    let body = json!({"email": email}).to_string();
+    let made = server
+        .client()
+        .call("POST", "/signup", &[], Some(&body))
+        .expect(201);
+    (made.str("api_key"), made.str("key_id"))
 }
 
 fn credits(server: &Process, key: &str) -> (u16, Value) {
-    server.client().get("/credits", &[("x-api-key", key)])
+    let answer = server.client().with_key(key, "GET", "/credits", None);
+    (answer.status, answer.body)
 }
 
 /// Shows that a user who lost all keys gets one, printed alone, that works from the next start on; that keys
@@ -47,7 +51,7 @@ fn a_user_who_lost_all_keys_gets_one() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let server = Process::start(&data, &[], &[]);
-    let (_, lost) = sign_up(&server, &json!({"email": "bo@example.com"}));
+    let (_, lost) = sign_up(&server, "bo@example.com");
     server.stop();
     let said = done(&data, &["key", "revoke", &lost, "--reason", "lost"]);
     assert_eq!(said, format!("{lost} is revoked\n"));
@@ -129,8 +133,8 @@ fn an_operator_does_what_an_admin_does() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let server = Process::start(&data, &[], &[]);
-    let (key, key_id) = sign_up(&server, &json!({"email": "bo@example.com"}));
-    sign_up(&server, &json!({"email": "al@example.com"}));
+    let (key, key_id) = sign_up(&server, "bo@example.com");
+    sign_up(&server, "al@example.com");
     server.stop();
     let bo = "bo@example.com";
     let why = ["--reason", "ticket 4711"];
@@ -227,17 +231,17 @@ fn an_operator_does_what_an_admin_does() {
     for (args, words) in wrong {
         refused(&data, args, 2, words);
     }
-    let server = Process::start(&data, &[], &[]);
+    let server = Process::start(&data, &[], &[("ADMIN_KEY", ADMIN)]);
     let (status, shown) = credits(&server, &key);
     let shown = ["account_id", "plan", "credits_remaining"].map(|name| shown[name].clone());
     assert_eq!(
         (status, shown),
         (200, [json!("bo@example.org"), json!("Pro"), json!(105)])
     );
-    let (status, shown) = server
+    let shown = server
         .client()
-        .get(&format!("/admin/user/{key_id}"), &[("x-admin-key", ADMIN)]);
-    assert_eq!((status, &shown["total_keys"]), (200, &json!(2)));
+        .as_admin("GET", &format!("/admin/user/{key_id}"), None);
+    assert_eq!(shown.expect(200).body["total_keys"], 2);
     server.stop();
     let (code, out, _) = run(&["check", "--data-dir", data.to_str().unwrap()], &[]);
     assert_eq!(code, 0, "{out}");
