@@ -7,14 +7,13 @@ use clap::Subcommand;
 
 use crate::app::{
     AccountFilter, AdjustRequest, AdminAccess, App, BackupSettings, Caller, CreateKey, Failure,
-    KeyAddress, OwnerName, Settings, Target,
+    KeyAddress, OwnerName, RateLimits, Settings, Target,
 };
 use crate::clock::Clock;
 use crate::config::{ConfigError, DataArgs};
 use crate::domain::account::Email;
 use crate::domain::event::{Actor, Cause, parse_reason};
 use crate::domain::key::KeyId;
-use crate::domain::plan::{Plans, Prices};
 use crate::domain::usage::ADJUST_MAX;
 use crate::http::ApiError;
 use crate::store::{self, OpenError, Options, Store};
@@ -249,14 +248,17 @@ pub(super) fn run(command: AdminCommand) -> ExitCode {
 /// A service that nobody can call: its use cases are what is wanted.
 fn service(store: Store, directory: &Path) -> App {
     let backups = BackupSettings::asked_only(directory.join(store::BACKUPS_FOLDER));
+    let catalog = store.catalog();
     let settings = Settings {
-        plans: Plans::seed(),
-        prices: Prices::SEED,
+        plans: catalog.plans,
+        prices: catalog.prices,
         signup_plans: Vec::new(),
         admin: AdminAccess::Disabled,
         body_bytes_max: 65_536,
         public_url: None,
         backups,
+        rate_limits: RateLimits::OFF,
+        trusted_proxies: Vec::new(),
     };
     App::new(store, Clock::System, settings)
 }

@@ -278,6 +278,7 @@ impl<'a> Check<'a> {
         self.each("key_intents", &trees.key_intents, |_, _, _| {
             Err(damage("an intent is left that opening should have settled"))
         })?;
+        self.each("plans", &trees.plans, Self::plans)?;
         self.each("meta", &trees.meta, |_, _, _| Ok(()))?;
         self.blobs();
         self.go_on()?;
@@ -413,7 +414,7 @@ impl<'a> Check<'a> {
             "names" => Ok(decode(value).ok()),
             "keys" => Ok(decode::<KeyRecord>(value).ok().map(|key| key.account)),
             "key_ids" => of_hash(decode(value)),
-            "meta" => Ok(None),
+            "meta" | "plans" => Ok(None),
             "pieces" => Ok(part(key, 1).map(AccountKey)),
             "replay_times" => Ok(part(key, 8).map(AccountKey)),
             _ => Ok(part(key, 0).map(AccountKey)),
