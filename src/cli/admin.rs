@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::app::{
-    AccountFilter, AdjustRequest, AdminAccess, App, BackupSettings, Caller, CreateKey, Failure,
-    KeyAddress, OwnerName, RateLimits, Settings, Target,
+    AccountFilter, AdjustRequest, Adjusted, AdminAccess, App, BackupSettings, Caller, CreateKey,
+    Failure, KeyAddress, OwnerName, RateLimits, Settings, Target,
 };
 use crate::clock::Clock;
 use crate::config::{ConfigError, DataArgs};
@@ -310,55 +310,18 @@ fn check(command: &AdminCommand) -> Result<(), String> {
     }
 }
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "what the command was asked for, and beside a key what is no part of it"
-)]
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
 async fn perform(app: &App, command: AdminCommand) -> Result<(), Trouble> {
     let cause = |reason: Option<&str>| why(reason).map_err(Trouble::Argument);
     match command {
         AdminCommand::Users { email_prefix, .. } => users(app, email_prefix).await?,
-        AdminCommand::Keys { account, all, .. } => {
-            let (_, keys) = app.user(&target(&account), all).await?;
-            for key in keys {
-                let status = if key.ended_at.is_none() {
-                    "active"
-                } else {
-                    "inactive"
-                };
-                let (id, masked) = (key.id, key.masked);
-                // A description may hold anything: a tab or a line's end would make a column of it.
-                let description = key.description.replace(char::is_control, " ");
-                println!(
-                    "{id}\t{status}\t{masked}\t{}\t{description}",
-                    key.created_at
-                );
-            }
-        }
+        AdminCommand::Keys { account, all, .. } => keys(app, &account, all).await?,
         AdminCommand::Key(KeyCommand::New {
             account,
             description,
             reason,
             ..
-        }) => {
-            let cause = cause(reason.as_deref())?;
-            let (row, _) = app.user(&target(&account), false).await?;
-            let request = CreateKey {
-                owner: Some(OwnerName::AccountId(row.account_id.clone())),
-                plan: None,
-                description,
-            };
-            let made = app.create_key(&Caller::Admin, request, cause).await?;
-            println!("{}", made.secret.reveal());
-            eprintln!(
-                "{} of {}; it cannot be shown again",
-                made.key.id, made.account_id
-            );
-            if row.suspended {
-                eprintln!("the account is suspended: its keys are refused until it is reactivated");
-            }
-        }
+        }) => new_key(app, &account, description, cause(reason.as_deref())?).await?,
         AdminCommand::Key(KeyCommand::Revoke { key, reason, .. }) => {
             let cause = cause(reason.as_deref())?;
             let address = KeyAddress::Id(key_id(&key).map_err(Trouble::Argument)?);
@@ -395,17 +358,7 @@ async fn perform(app: &App, command: AdminCommand) -> Result<(), Trouble> {
                 amount,
                 idempotency: (key, format!("{amount} {reason}").into_bytes()),
             };
-            let done = app.adjust_credits(&request, cause, |adjusted| {
-                let left = adjusted.usage.balance().credits_remaining;
-                format!("{} has {left} credits left", adjusted.account_id)
-            });
-            let done = done.await?;
-            let before = if done.replayed {
-                ", as said before"
-            } else {
-                ""
-            };
-            println!("{}{before}", done.body);
+            adjust(app, &request, cause).await?;
         }
         AdminCommand::Suspend {
             account, reason, ..
@@ -425,6 +378,68 @@ async fn perform(app: &App, command: AdminCommand) -> Result<(), Trouble> {
             println!("{} is {} now", moved.previous_account_id, moved.account_id);
         }
     }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+async fn keys(app: &App, account: &str, all: bool) -> Result<(), Trouble> {
+    let (_, keys) = app.user(&target(account), all).await?;
+    for key in keys {
+        let status = if key.ended_at.is_none() {
+            "active"
+        } else {
+            "inactive"
+        };
+        let (id, masked, made) = (key.id, key.masked, key.created_at);
+        // A description may hold anything: a tab or a line's end would make a column of it.
+        let description = key.description.replace(char::is_control, " ");
+        println!("{id}\t{status}\t{masked}\t{made}\t{description}");
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the key, and beside it what is no part of it"
+)]
+async fn new_key(
+    app: &App,
+    account: &str,
+    description: Option<String>,
+    cause: Cause,
+) -> Result<(), Trouble> {
+    let (row, _) = app.user(&target(account), false).await?;
+    let request = CreateKey {
+        owner: Some(OwnerName::AccountId(row.account_id.clone())),
+        plan: None,
+        description,
+    };
+    let made = app.create_key(&Caller::Admin, request, cause).await?;
+    println!("{}", made.secret.reveal());
+    eprintln!(
+        "{} of {}; it cannot be shown again",
+        made.key.id, made.account_id
+    );
+    if row.suspended {
+        eprintln!("the account is suspended: its keys are refused until it is reactivated");
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+async fn adjust(app: &App, request: &AdjustRequest, cause: Cause) -> Result<(), Trouble> {
+    let respond = |adjusted: &Adjusted<'_>| {
+        let left = adjusted.usage.balance().credits_remaining;
+        format!("{} has {left} credits left", adjusted.account_id)
+    };
+    let done = app.adjust_credits(request, cause, respond).await?;
+    let before = if done.replayed {
+        ", as said before"
+    } else {
+        ""
+    };
+    println!("{}{before}", done.body);
     Ok(())
 }
 

@@ -72,7 +72,11 @@ impl Request {
     /// parameter.
     pub(super) fn reason_param(&self) -> Result<Option<String>, ApiError> {
         match self.caller {
-            Caller::Admin => self.query_param("reason")?.map(reason).transpose(),
+            Caller::Admin => self
+                .query_param("reason")?
+                .as_deref()
+                .map(reason)
+                .transpose(),
             Caller::Key(_) | Caller::Nobody => Ok(None),
         }
     }
@@ -80,7 +84,7 @@ impl Request {
     /// Takes the admin's reason from a body. For others there is no such field.
     pub(super) fn optional_reason(&self, fields: &mut Fields) -> Result<Option<String>, ApiError> {
         match self.caller {
-            Caller::Admin => fields.string("reason")?.map(reason).transpose(),
+            Caller::Admin => fields.string("reason")?.as_deref().map(reason).transpose(),
             Caller::Key(_) | Caller::Nobody => Ok(None),
         }
     }
@@ -153,8 +157,8 @@ impl Request {
     }
 }
 
-fn reason(text: String) -> Result<String, ApiError> {
-    parse_reason(&text).map_err(|bad| ApiError::field("reason", bad.to_string()))
+fn reason(text: &str) -> Result<String, ApiError> {
+    parse_reason(text).map_err(|bad| ApiError::field("reason", bad.to_string()))
 }
 
 fn decode_query(name: &str, text: &str) -> Result<String, ApiError> {
@@ -181,7 +185,7 @@ impl Fields {
         let text = self.string("reason")?;
         let missing =
             || ApiError::field("reason", "Say why: 1 to 256 characters, for the audit log.");
-        text.ok_or_else(missing).and_then(reason)
+        text.ok_or_else(missing).and_then(|text| reason(&text))
     }
 
     /// Takes a field that must be a whole number if it is there.

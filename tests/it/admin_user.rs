@@ -237,13 +237,11 @@ async fn racing_adjustments_are_exact() {
                 return u64::from(bo.get("/gpt-status").await.status == 200);
             }
             let answer = adjust(&admin, &format!("race-{n}"), &path, -9).await;
-            match answer.status {
-                200 => 9,
-                _ => {
-                    answer.refused(409, "insufficient_credits", "Insufficient credits");
-                    0
-                }
+            if answer.status == 200 {
+                return 9;
             }
+            answer.refused(409, "insufficient_credits", "Insufficient credits");
+            0
         });
     }
     let spent: u64 = racers.join_all().await.into_iter().sum();

@@ -285,7 +285,7 @@ impl Account {
         if amount < 0 && left < amount.unsigned_abs() {
             return Err(Refused::TooFew(left));
         }
-        money.granted = (money.granted as i64 + amount) as u64;
+        money.granted = money.granted.strict_add_signed(amount);
         self.money = money;
         Ok(money)
     }

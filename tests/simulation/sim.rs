@@ -499,22 +499,7 @@ impl Sim {
                 form,
                 plan,
             } => self.plan(*account, *form, *plan).await,
-            Op::Adjust {
-                account,
-                form,
-                amount,
-                name,
-            } => self.adjust(*account, *form, *amount, name).await,
-            Op::Suspend {
-                account,
-                form,
-                suspended,
-            } => self.suspend(*account, *form, *suspended).await,
-            Op::Email {
-                account,
-                form,
-                email,
-            } => self.email(*account, *form, email).await,
+            Op::Adjust { .. } | Op::Suspend { .. } | Op::Email { .. } => self.admin(op).await,
             Op::Keys { by, all } => self.keys(*by, *all).await,
             Op::AllKeys { all, skip, limit } => self.all_keys(*all, *skip, *limit).await,
             Op::Accounts {

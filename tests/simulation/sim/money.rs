@@ -8,10 +8,32 @@ use super::accounts::cause;
 use super::{Sim, Step, no};
 use crate::audit::same;
 use crate::model::{Refused, Replay, recorded};
-use crate::operations::Form;
+use crate::operations::{Form, Op};
 
 impl Sim {
-    pub(super) async fn adjust(&mut self, at: usize, form: Form, amount: i64, name: &str) -> Step {
+    pub(super) async fn admin(&mut self, op: &Op) -> Step {
+        match op {
+            Op::Adjust {
+                account,
+                form,
+                amount,
+                name,
+            } => self.adjust(*account, *form, *amount, name).await,
+            Op::Suspend {
+                account,
+                form,
+                suspended,
+            } => self.suspend(*account, *form, *suspended).await,
+            Op::Email {
+                account,
+                form,
+                email,
+            } => self.email(*account, *form, email).await,
+            other => Err(format!("{other:?} is no admin's")),
+        }
+    }
+
+    async fn adjust(&mut self, at: usize, form: Form, amount: i64, name: &str) -> Step {
         let (target, named) = self.target(at, form);
         let (now, body) = (self.now, amount.to_string());
         let request = AdjustRequest {
@@ -59,7 +81,7 @@ impl Sim {
         Ok(())
     }
 
-    pub(super) async fn suspend(&mut self, at: usize, form: Form, suspended: bool) -> Step {
+    async fn suspend(&mut self, at: usize, form: Form, suspended: bool) -> Step {
         let (target, expected) = self.target(at, form);
         let done = self
             .app()
@@ -93,7 +115,7 @@ impl Sim {
         self.principal((at, last)).map(drop)
     }
 
-    pub(super) async fn email(&mut self, at: usize, form: Form, email: &str) -> Step {
+    async fn email(&mut self, at: usize, form: Form, email: &str) -> Step {
         let (target, expected) = self.target(at, form);
         let wanted = Email::parse(&format!(" {}", email.to_uppercase())).unwrap();
         let done = self
@@ -119,7 +141,7 @@ impl Sim {
             &shown,
             &(account.id.clone(), email.to_owned(), changed),
         )?;
-        account.id = email.to_owned();
+        email.clone_into(&mut account.id);
         account.email = Some(email.to_owned());
         Ok(())
     }
