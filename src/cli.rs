@@ -355,8 +355,9 @@ fn back_up(args: &BackupArgs) -> ExitCode {
 fn restore(args: &BackupArgs) -> ExitCode {
     crate::telemetry::start();
     let directory = &args.data.data_dir;
+    let now = Clock::System.now();
     let (verifying, writing) = (Bar::new("verifying"), Bar::new("writing"));
-    let outcome = store::restore(&args.file, directory, &mut |step, done, all| {
+    let outcome = store::restore(&args.file, directory, now, &mut |step, done, all| {
         match step {
             RestoreStep::Verifying => verifying.show(done, all),
             RestoreStep::Writing => {

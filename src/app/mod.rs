@@ -5,6 +5,7 @@
 
 mod accounts;
 mod admin;
+mod audit;
 mod authenticate;
 mod backups;
 mod failure;
@@ -35,7 +36,7 @@ pub use system::{HealthReport, HealthStatus, StatsReport};
 use backups::Backups;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, KeyRow, Page, PageStart,
+    AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport, KeyRow, Page, PageStart,
     Principal, Stats,
 };
 
@@ -69,6 +70,7 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    audit: audit::Audit,
 }
 
 impl App {
@@ -81,6 +83,7 @@ impl App {
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            audit: audit::Audit::default(),
         }))
     }
 

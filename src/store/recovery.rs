@@ -28,7 +28,7 @@ pub(super) enum OnDamage {
 
 impl OnDamage {
     /// Returns what was found, or `None` if it is damaged and passed over.
-    fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    pub(super) fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match outcome {
             Err(StoreError::Corrupt(_)) if self != Self::Stop => Ok(None),
             outcome => outcome.map(Some),

@@ -44,7 +44,7 @@ impl Folders {
     }
 
     fn restore(&self, file: &str, to: &str) -> Result<Restored, RestoreError> {
-        restore(&self.path(file), &self.path(to), &mut |_, _, _| {
+        restore(&self.path(file), &self.path(to), NOW, &mut |_, _, _| {
             ControlFlow::Continue(())
         })
     }
@@ -338,6 +338,7 @@ fn an_interrupted_restore_is_run_again() {
     let stopped = restore(
         &folders.path("a.backup"),
         &folders.path("new"),
+        NOW,
         &mut |step, _, _| {
             steps.push(step);
             match step {
