@@ -1,5 +1,7 @@
 //! The command line.
 
+mod audit;
+
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ Examples:
   memoryos check                              recount everything in a stopped server's data
   memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
   memoryos restore a.backup --data-dir new    make a data directory of a backup
+  memoryos audit verify                       prove the audit log of a stopped server's data
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
 Secrets come from the environment or a file, never from a flag:
@@ -138,6 +141,11 @@ enum Command {
     /// was interrupted is finished by running it again.
     #[command(after_help = RESTORE_HELP)]
     Restore(BackupArgs),
+    /// Prove the audit log of a stopped server, or write it out.
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
+    },
 }
 
 /// Which backup, and where the data is.
@@ -165,6 +173,7 @@ pub fn run() -> ExitCode {
         Command::Check { repair, data } => check(&data, repair),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
+        Command::Audit { command } => audit::run(command),
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
         let told: Vec<_> = [
             (0, 1_000_000),
             (10, 1_000_010),
-            (20, 1_000_010 - 50), // 60 s back of what it should be
+            (20, 1_000_010 - 50),  // 60 s back of what it should be
             (30, 1_000_010 - 101), // 61 s
             (40, 1_000_000 - 81),
             (50, 996_400),
@@ -111,7 +111,17 @@ mod tests {
         .collect();
         let none = None;
         let expected = [
-            none, none, none, Some(-61), none, Some(-3_529), none, none, none, none, none,
+            none,
+            none,
+            none,
+            Some(-61),
+            none,
+            Some(-3_529),
+            none,
+            none,
+            none,
+            none,
+            none,
         ];
         assert_eq!(told, expected);
     }

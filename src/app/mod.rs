@@ -36,8 +36,8 @@ pub use system::{HealthReport, HealthStatus, StatsReport};
 use backups::Backups;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport, KeyRow, Page, PageStart,
-    Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport,
+    KeyRow, Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.

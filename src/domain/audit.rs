@@ -316,10 +316,22 @@ mod tests {
             hash: three()[2].1.hash,
         };
         assert_eq!(AuditHead::parse(&format!(" {head}\n")), Some(head));
-        assert_eq!(AuditHead::parse(&head.to_string().to_uppercase()), Some(head));
+        assert_eq!(
+            AuditHead::parse(&head.to_string().to_uppercase()),
+            Some(head)
+        );
         let hash = head.hash_hex();
-        for text in ["", "12", ":", &hash, &format!("-1:{hash}"), &format!("+1:{hash}"),
-                     &format!("1:{}", &hash[1..]), &format!("1:{hash}0"), &format!("1:{}é", &hash[2..])] {
+        for text in [
+            "",
+            "12",
+            ":",
+            &hash,
+            &format!("-1:{hash}"),
+            &format!("+1:{hash}"),
+            &format!("1:{}", &hash[1..]),
+            &format!("1:{hash}0"),
+            &format!("1:{}é", &hash[2..]),
+        ] {
             assert_eq!(AuditHead::parse(text), None, "{text}");
         }
     }

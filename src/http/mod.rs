@@ -12,6 +12,7 @@
 mod account;
 mod admin;
 mod apikey;
+mod audit;
 mod auth;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -120,6 +121,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/audit" Admin false audit::list, "Read the audit log (admin)"),
 ];
 
 /// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
@@ -155,6 +157,10 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("admin")
             .and(segment("check"))
             .and(at("/admin/check")))
+        .unify()
+        .or(segment("admin")
+            .and(segment("audit"))
+            .and(at("/admin/audit")))
         .unify()
         .or(segment("admin").and(segment("user")).and(resource(
             app,
@@ -260,7 +266,9 @@ fn resource(
         .map(move |incoming: Incoming| {
             let selected = select(path, &incoming.method);
             let caller = selected.and_then(|endpoint| {
-                let caller = auth::caller(&select_app, endpoint.access, &incoming.headers)?;
+                let caller = auth::caller(&select_app, endpoint.access, &incoming.headers);
+                note_admin(&select_app, endpoint, incoming.id, &caller);
+                let caller = caller?;
                 in_scope(endpoint, &caller)?;
                 Ok((endpoint, caller))
             });
@@ -318,6 +326,22 @@ fn in_scope(endpoint: &Endpoint, caller: &Caller) -> Result<(), ApiError> {
             Err(Failure::InsufficientScope(scope).into())
         }
         _ => Ok(()),
+    }
+}
+
+/// Puts into the audit log whether somebody was let in as the admin.
+fn note_admin(
+    app: &App,
+    endpoint: &Endpoint,
+    id: Option<RequestId>,
+    caller: &Result<Caller, ApiError>,
+) {
+    match caller {
+        Ok(Caller::Admin) => app.admin_let_in(format!("{endpoint:?}"), id),
+        Err(error) if error.refuses_admin() || endpoint.access == Access::Admin => {
+            app.admin_refused(format!("{endpoint:?}"));
+        }
+        _ => {}
     }
 }
 

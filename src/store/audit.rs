@@ -279,3 +279,6 @@ fn drop_events(mut swap: impl FnMut() -> Result<(), StoreError>) -> Result<(), S
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

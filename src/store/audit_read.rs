@@ -139,11 +139,12 @@ impl Store {
     ) -> Result<AuditHead, AuditFault> {
         let inner = self.inner()?;
         let mut chain = Chain::new();
+        let mut latest = Timestamp::from_micros(i64::MIN);
         for row in &inner.trees.audit {
             let (key, row) = row.map_err(StoreError::from)?;
             let key = number(&key)?;
-            let entry = match decode::<AuditRow>(&row) {
-                Ok(row) => row.entry,
+            let row = match decode::<AuditRow>(&row) {
+                Ok(row) => row,
                 Err(error) => {
                     // A gap before it comes first.
                     let no = chain.no.saturating_add(1).min(key);
@@ -155,7 +156,13 @@ impl Store {
                     return Err(ChainBreak { no, what }.into());
                 }
             };
+            let entry = row.entry;
             chain.follow(key, &entry)?;
+            latest = latest.max(entry.at);
+            if row.latest != latest {
+                let what = "by its time it is not found".to_owned();
+                return Err(ChainBreak { no: chain.no, what }.into());
+            }
             let mut of_row = noted.iter().filter(|head| head.no == chain.no);
             if of_row.any(|head| head.hash != chain.hash) {
                 return Err(AuditFault::OtherThanNoted(chain.no));

@@ -12,8 +12,8 @@ use crate::domain::key::KeyHash;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
-use super::audit::record_in;
 use super::archive::{Archive, ArchiveError, BackupContents, ReadError};
+use super::audit::record_in;
 use super::backup::BackupProgress;
 use super::codec::{encode, versioned};
 use super::directory::{Contents, Making, inspect};

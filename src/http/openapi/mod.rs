@@ -13,6 +13,7 @@
 pub(super) mod account;
 pub(super) mod admin;
 pub(super) mod apikey;
+pub(super) mod audit;
 mod describe;
 mod errors;
 mod info;
