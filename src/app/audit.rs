@@ -24,6 +24,8 @@ use super::{AdminAccess, App, Failure, Target};
 const REFUSAL_SECONDS: i64 = 60;
 /// Refusals that are told apart.
 const REFUSALS_MAX: usize = 4_096;
+/// Before any time.
+const NEVER: Timestamp = Timestamp::from_micros(i64::MIN);
 /// How often the head is a line of the log.
 const HEAD_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -48,7 +50,11 @@ struct Watch {
 
 /// Counts what happens often, so that it is told at once and then once a minute.
 #[derive(Debug)]
-struct Tally<K>(HashMap<K, Told>);
+struct Tally<K> {
+    told: HashMap<K, Told>,
+    /// When room was made last: once a minute, or a flood would have all of it looked at each time.
+    cleared: Timestamp,
+}
 
 #[derive(Debug)]
 struct Told {
@@ -60,28 +66,40 @@ struct Told {
 
 impl<K> Default for Tally<K> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self {
+            told: HashMap::new(),
+            cleared: NEVER,
+        }
     }
 }
 
 impl Told {
     /// Says whether it may be told again: also if the clock was set back.
     fn is_due(&self, now: Timestamp) -> bool {
-        now < self.at || self.at.plus_seconds(REFUSAL_SECONDS) <= now
+        is_a_minute(self.at, now)
     }
+}
+
+/// Says whether a minute has passed, also if nobody can tell since the clock was set back.
+fn is_a_minute(since: Timestamp, now: Timestamp) -> bool {
+    now < since || since.plus_seconds(REFUSAL_SECONDS) <= now
 }
 
 impl<K: Clone + Eq + Hash> Tally<K> {
     /// Counts one. Returns how many are to be told now; `None` if none are.
     fn count(&mut self, of: K, now: Timestamp) -> Option<u64> {
-        if !self.0.contains_key(&of) && self.0.len() >= REFUSALS_MAX {
-            self.0.retain(|_, told| told.count > 0 || !told.is_due(now));
-            if self.0.len() >= REFUSALS_MAX {
+        if !self.told.contains_key(&of) && self.told.len() >= REFUSALS_MAX {
+            if is_a_minute(self.cleared, now) {
+                self.cleared = now;
+                self.told
+                    .retain(|_, told| told.count > 0 || !told.is_due(now));
+            }
+            if self.told.len() >= REFUSALS_MAX {
                 return None;
             }
         }
-        let told = self.0.entry(of).or_insert(Told {
-            at: Timestamp::from_micros(i64::MIN),
+        let told = self.told.entry(of).or_insert(Told {
+            at: NEVER,
             count: 0,
         });
         told.count = told.count.saturating_add(1);
@@ -95,7 +113,7 @@ impl<K: Clone + Eq + Hash> Tally<K> {
     /// Takes what was counted and not told yet: what is due, or all.
     fn take(&mut self, now: Timestamp, all: bool) -> Vec<(K, u64)> {
         let mut taken = Vec::new();
-        for (of, told) in &mut self.0 {
+        for (of, told) in &mut self.told {
             if told.count > 0 && (all || told.is_due(now)) {
                 told.at = now;
                 taken.push((of.clone(), std::mem::take(&mut told.count)));
@@ -279,6 +297,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::{BackupSettings, Settings};
+    use crate::clock::{Clock, ManualClock};
+    use crate::domain::plan::{Plans, Prices};
+    use crate::store::{BackupFolder, Options, Store};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_micros(0).plus_seconds(seconds)
@@ -315,9 +337,102 @@ mod tests {
         for n in 0..1_000_000 {
             tally.count(n, at(1));
         }
-        assert_eq!(tally.0.len(), REFUSALS_MAX);
+        assert_eq!(tally.told.len(), REFUSALS_MAX);
         assert_eq!(tally.count(2_000_000, at(61)), Some(1));
-        assert_eq!(tally.0.len(), 2);
+        assert_eq!(tally.told.len(), 2);
         assert_eq!(tally.take(at(61), false), [(-1, 1)]);
+    }
+
+    /// Shows that a clock that is set back while the server runs, or while it does not, is a row, once, with
+    /// how far; and that refusals that were counted are written when they are due, and at the end.
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_is_a_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), Options::default()).unwrap();
+        let clock = ManualClock::new(at(1_000_000));
+        let app = App::new(
+            store.clone(),
+            Clock::Manual(clock.clone()),
+            settings(folder.path()),
+        );
+        let rows = || {
+            let page = store
+                .audit_page(&AuditFilter::default(), None, 100)
+                .unwrap();
+            let rows = page.rows.into_iter().rev().map(|item| item.entry);
+            rows.map(|row| format!("{} {}", row.action, row.details))
+                .collect::<Vec<_>>()
+        };
+        app.begin_audit();
+        app.watch_audit().await;
+        app.watch_audit().await;
+        clock.advance(-50);
+        app.watch_audit().await;
+        assert_eq!(rows(), [""; 0]);
+        clock.advance(-3_600);
+        app.watch_audit().await;
+        app.watch_audit().await;
+        assert_eq!(rows().len(), 1);
+        assert!(
+            rows()[0].starts_with(r#"clock.step {"seconds":-360"#),
+            "{:?}",
+            rows()
+        );
+        clock.advance(-7_200);
+        app.begin_audit();
+        assert_eq!(rows()[1..], [r#"clock.step {"seconds":-7200}"#]);
+        app.begin_audit();
+        for n in 0..3 {
+            // As the routes do, but for the thread that writes.
+            let count = lock(&app.0.audit.refused).count("GET /a".to_owned(), app.now());
+            assert_eq!(count, (n == 0).then_some(1));
+        }
+        app.watch_audit().await;
+        assert_eq!(rows().len(), 2);
+        clock.advance(60);
+        app.watch_audit().await;
+        assert_eq!(
+            rows()[2..],
+            [r#"admin.refused {"count":2,"route":"GET /a"}"#]
+        );
+        lock(&app.0.audit.refused).count("GET /a".to_owned(), app.now());
+        app.end_audit().await;
+        assert_eq!(
+            rows()[3..],
+            [r#"admin.refused {"count":1,"route":"GET /a"}"#]
+        );
+    }
+
+    /// Shows that a log that takes no rows makes nothing fail, and forgets nobody's refusal.
+    #[tokio::test]
+    async fn a_disk_that_fails_fails_no_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), Options::default()).unwrap();
+        let clock = ManualClock::new(at(1_000_000));
+        let app = App::new(store.clone(), Clock::Manual(clock), settings(folder.path()));
+        let head = store.audit_head().unwrap();
+        store.poison_for_test();
+        app.admin_let_in("GET /a".to_owned(), None);
+        app.admin_refused("GET /a".to_owned());
+        app.watch_audit().await;
+        app.end_audit().await;
+        assert_eq!(store.audit_head().unwrap(), head);
+    }
+
+    fn settings(folder: &std::path::Path) -> Settings {
+        let plans = Plans::seed();
+        Settings {
+            plans,
+            prices: Prices::SEED,
+            signup_plans: Vec::new(),
+            admin: AdminAccess::Disabled,
+            body_bytes_max: 65_536,
+            public_url: None,
+            backups: BackupSettings {
+                folder: BackupFolder::new(folder.join("backups")),
+                every: None,
+                keep: 1,
+            },
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 mod accounts;
 mod admin;
+mod audit;
 mod backups;
 mod credits;
 mod faults;
