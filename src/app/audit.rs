@@ -297,7 +297,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{BackupSettings, Settings};
+    use crate::app::{BackupSettings, RateLimits, Settings};
     use crate::clock::{Clock, ManualClock};
     use crate::domain::plan::{Plans, Prices};
     use crate::store::{BackupFolder, Options, Store};
@@ -433,6 +433,9 @@ mod tests {
                 every: None,
                 keep: 1,
             },
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: Vec::new(),
+            webhooks: Vec::new(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/admin/audit`.
+//! `/admin/audit`, and what the routes put into the log themselves.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -7,10 +7,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::app::{App, AuditItem, Failure, Target};
+use crate::app::{App, AuditItem, Caller, Failure, Target};
 use crate::domain::audit::{AuditHead, hex};
+use crate::domain::event::RequestId;
 use crate::domain::time::Timestamp;
 
+use super::Endpoint;
+use super::auth::Access;
 use super::error::ApiError;
 use super::reply::{Answer, Reply};
 use super::request::Request;
@@ -19,6 +22,22 @@ use super::request::Request;
 const PAGE_DEFAULT: u64 = 50;
 /// Most rows of a page; more is taken as this.
 const PAGE_MAX: u64 = 100;
+
+/// Puts into the audit log whether somebody was let in as the admin.
+pub(super) fn note_admin(
+    app: &App,
+    endpoint: &Endpoint,
+    id: Option<RequestId>,
+    caller: &Result<Caller, ApiError>,
+) {
+    match caller {
+        Ok(Caller::Admin) => app.admin_let_in(format!("{endpoint:?}"), id),
+        Err(error) if error.refuses_admin() || endpoint.access == Access::Admin => {
+            app.admin_refused(format!("{endpoint:?}"));
+        }
+        _ => {}
+    }
+}
 
 /// Answer of `GET /admin/audit`.
 #[derive(Debug, Serialize, ToSchema)]

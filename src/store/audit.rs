@@ -200,7 +200,7 @@ impl Inner {
     }
 
     /// Moves the events that an account's records carry to where they are kept: those that are audited to the
-    /// log. Beside debits, and beside itself.
+    /// log, those that receivers of webhooks want to the outbox. Beside debits, and beside itself.
     pub(super) fn hand_over(&self, account: AccountKey) -> Result<(), StoreError> {
         let mut head = lock(&self.audit);
         loop {
@@ -245,6 +245,7 @@ impl Inner {
                 self.append(head, Some(account), carrier, event)?;
                 head.recent.insert((account, carrier, event.no));
             }
+            self.enqueue(account, carrier, event)?;
             through = Some(event.no);
         }
         Ok(through)
