@@ -6,6 +6,7 @@
 mod accounts;
 mod admin;
 mod admin_user;
+mod audit;
 mod authenticate;
 mod backups;
 mod failure;
@@ -42,8 +43,8 @@ use backups::Backups;
 use webhooks::Webhooks;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, DueEvent, KeyRow, Page,
-    PageStart, Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport,
+    DueEvent, KeyRow, Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -82,6 +83,7 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    audit: audit::Audit,
     limits: Limits,
     webhooks: Webhooks,
 }
@@ -98,6 +100,7 @@ impl App {
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            audit: audit::Audit::default(),
             limits,
             webhooks,
         }))

@@ -258,6 +258,7 @@ fn service(store: Store, directory: &Path) -> App {
         public_url: None,
         backups,
         rate_limits: RateLimits::OFF,
+        webhooks: Vec::new(),
         trusted_proxies: Vec::new(),
     };
     App::new(store, Clock::System, settings)

@@ -95,8 +95,20 @@ impl Cause {
     /// Returns the cause of what comes of itself.
     #[must_use]
     pub const fn service() -> Self {
+        Self::by(Actor::Service)
+    }
+
+    /// Returns the cause of what a command on the machine does.
+    #[must_use]
+    pub const fn operator() -> Self {
+        Self::by(Actor::Operator)
+    }
+
+    /// Returns the cause of what somebody does by no request, for no reason that is told.
+    #[must_use]
+    pub const fn by(actor: Actor) -> Self {
         Self {
-            actor: Actor::Service,
+            actor,
             reason: None,
             request: None,
         }
@@ -211,9 +223,9 @@ pub enum EventKind {
         /// When the backup was made.
         made_at: Timestamp,
     },
-    /// The clock went back.
+    /// The clock was set back.
     ClockStep {
-        /// Seconds.
+        /// By how many seconds; below 0.
         seconds: i64,
     },
     /// The account was erased.

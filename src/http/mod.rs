@@ -13,6 +13,7 @@ mod account;
 mod admin;
 mod admin_user;
 mod apikey;
+mod audit;
 mod auth;
 mod client;
 mod error;
@@ -146,6 +147,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/audit" Admin false audit::list, "Read the audit log (admin)"),
     endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
@@ -197,6 +199,10 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("admin")
             .and(segment("check"))
             .and(at("/admin/check")))
+        .unify()
+        .or(segment("admin")
+            .and(segment("audit"))
+            .and(at("/admin/audit")))
         .unify()
         .or(segment("admin")
             .and(segment("webhooks"))

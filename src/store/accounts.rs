@@ -394,6 +394,13 @@ impl Store {
 }
 
 impl Inner {
+    /// Returns an account's public id. `None` if it is gone.
+    pub(super) fn public_id(&self, account: AccountKey) -> Result<Option<String>, StoreError> {
+        let record = self.trees.users.get(account.0)?;
+        let record = record.map(|bytes| decode::<AccountRecord>(&bytes));
+        Ok(record.transpose()?.map(|record| record.account_id(account)))
+    }
+
     pub(super) fn account_record(&self, account: AccountKey) -> Result<AccountRecord, StoreError> {
         let bytes = self.trees.users.get(account.0)?;
         decode(&bytes.ok_or_else(|| {

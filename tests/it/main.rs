@@ -12,6 +12,7 @@
 mod accounts;
 mod admin;
 mod admin_user;
+mod audit;
 mod backups;
 mod credits;
 mod faults;

@@ -14,6 +14,7 @@ pub(super) mod account;
 pub(super) mod admin;
 pub(super) mod admin_user;
 pub(super) mod apikey;
+pub(super) mod audit;
 mod describe;
 mod errors;
 mod info;

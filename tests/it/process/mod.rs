@@ -14,6 +14,7 @@
 )]
 
 mod admin;
+mod audit;
 mod backup;
 mod check;
 mod cli;
