@@ -17,6 +17,7 @@ mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod ledger;
 mod limits;
 mod memory;
 pub mod openapi;
@@ -125,6 +126,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
+    endpoint!(GET "/credits/history" Key(Account) false ledger::history, "Credits that came and went"),
+    endpoint!(GET "/credits/statement" Key(Account) false ledger::statement, "A cycle's statement"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
@@ -137,6 +140,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
+    endpoint!(GET "/admin/user/{key}/history" Admin false ledger::admin_history, "An account's credits (admin)"),
+    endpoint!(GET "/admin/user/{key}/statement" Admin false ledger::admin_statement, "An account's statement (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
@@ -162,7 +167,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("apikey").and(named("/apikey/{key}")))
         .unify()
         .boxed();
-    let plan = name().and(segment("plan")).and(warp::path::end()).boxed();
+    let under = |last| name().and(segment(last)).and(warp::path::end()).boxed();
+    let plan = under("plan");
     let admin = segment("admin")
         .and(segment("users").and(at("/admin/users")))
         .or(segment("admin")
@@ -187,9 +193,29 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             plan,
         )))
         .unify()
+        .or(segment("admin").and(segment("user")).and(resource(
+            app,
+            "/admin/user/{key}/history",
+            under("history"),
+        )))
+        .unify()
+        .or(segment("admin").and(segment("user")).and(resource(
+            app,
+            "/admin/user/{key}/statement",
+            under("statement"),
+        )))
+        .unify()
         .boxed();
     let reads = segment("credits")
         .and(at("/credits"))
+        .or(segment("credits")
+            .and(segment("history"))
+            .and(at("/credits/history")))
+        .unify()
+        .or(segment("credits")
+            .and(segment("statement"))
+            .and(at("/credits/statement")))
+        .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()
         .or(segment("gpt-status").and(at("/gpt-status")))

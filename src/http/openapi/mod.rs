@@ -16,6 +16,7 @@ pub(super) mod apikey;
 mod describe;
 mod errors;
 mod info;
+pub(super) mod ledger;
 pub(super) mod memory;
 pub(super) mod plan;
 mod schemas;
