@@ -19,6 +19,7 @@ mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod ledger;
 mod limits;
 mod memory;
 pub mod openapi;
@@ -127,6 +128,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
+    endpoint!(GET "/credits/history" Key(Account) false ledger::history, "Credits that came and went"),
+    endpoint!(GET "/credits/statement" Key(Account) false ledger::statement, "A cycle's statement"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
@@ -144,6 +147,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
     endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
     endpoint!(PUT "/admin/user/{key}/email" Admin true admin_user::change_email, "Change an e-mail (admin)"),
+    endpoint!(GET "/admin/user/{key}/history" Admin false ledger::admin_history, "An account's credits (admin)"),
+    endpoint!(GET "/admin/user/{key}/statement" Admin false ledger::admin_statement, "An account's statement (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
@@ -181,6 +186,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         ("/admin/user/{key}/suspend", "suspend"),
         ("/admin/user/{key}/reactivate", "reactivate"),
         ("/admin/user/{key}/email", "email"),
+        ("/admin/user/{key}/history", "history"),
+        ("/admin/user/{key}/statement", "statement"),
     ]
     .into_iter()
     .fold(named("/admin/user/{key}"), |all, (path, last)| {
@@ -213,6 +220,14 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .boxed();
     let reads = segment("credits")
         .and(at("/credits"))
+        .or(segment("credits")
+            .and(segment("history"))
+            .and(at("/credits/history")))
+        .unify()
+        .or(segment("credits")
+            .and(segment("statement"))
+            .and(at("/credits/statement")))
+        .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()
         .or(segment("gpt-status").and(at("/gpt-status")))

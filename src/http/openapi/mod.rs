@@ -18,6 +18,7 @@ pub(super) mod audit;
 mod describe;
 mod errors;
 mod info;
+pub(super) mod ledger;
 pub(super) mod memory;
 pub(super) mod plan;
 mod schemas;
