@@ -199,6 +199,14 @@ impl Inner {
         }
     }
 
+    /// Says that no record carries an event any more that is in the log: on open, once all are handed over.
+    ///
+    /// From then on the numbers of events tell nothing of the log: those of an account that was restored are
+    /// given again, while the log that was backed up after it has the later ones.
+    pub(super) fn all_handed_over(&self) {
+        lock(&self.audit).recent.clear();
+    }
+
     /// Moves the events that an account's records carry to where they are kept: those that are audited to the
     /// log, those that receivers of webhooks want to the outbox. Beside debits, and beside itself.
     pub(super) fn hand_over(&self, account: AccountKey) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod adjust;
 mod archive;
 mod audit;
 mod audit_read;
@@ -32,6 +33,7 @@ mod pieces;
 mod place;
 mod plans;
 mod recovery;
+mod rename;
 mod reopen;
 mod repair;
 mod replays;
@@ -61,6 +63,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use adjust::Adjust;
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
 pub use audit_read::{AuditFault, AuditFilter, AuditItem, AuditPage};
 pub use backup::{Backup, BackupError, BackupProgress};
