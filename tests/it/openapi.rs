@@ -859,6 +859,22 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     assert_eq!(found.body["sound"], true);
     c.send(check, 403, path, keyed(key)).await;
 
+    let audit = (Method::GET, "/admin/audit");
+    for (status, query) in [
+        (200, "?limit=100"),
+        (
+            200,
+            "?limit=1&account=ada@example.com&from=2026-01-31T09:15:00Z",
+        ),
+        (400, "?from=then"),
+        (400, "?cursor=x"),
+        (404, "?account=nobody"),
+    ] {
+        let path = format!("/admin/audit{query}");
+        c.send(audit.clone(), status, &path, admin).await;
+    }
+    c.send(audit, 403, "/admin/audit", |r| r).await;
+
     let webhooks = (Method::GET, "/admin/webhooks");
     let path = "/admin/webhooks";
     c.send(webhooks.clone(), 200, path, admin).await;
