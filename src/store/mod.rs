@@ -27,6 +27,7 @@ mod keys;
 mod ledger;
 mod locks;
 mod memories;
+mod outbox;
 mod pieces;
 mod place;
 mod plans;
@@ -74,6 +75,7 @@ pub use keys::{ACTIVE_KEYS_MAX, KeyRow, KeyState, NewKey, Principal};
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
+pub use outbox::{DueEvent, OutboxState};
 pub use place::{Built, NewTarget, TargetError};
 pub use plans::{ApplyError, PlanInUse, PlanUse};
 pub use reopen::Reopened;
@@ -173,6 +175,7 @@ struct Inner {
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
     totals: Totals,
+    outbox: outbox::Outbox,
     waiting_writes: Semaphore,
     /// Whether a check runs beside writes.
     checking: AtomicBool,
@@ -438,6 +441,7 @@ impl Inner {
             Some(catalog) => catalog,
             None => Self::read_catalog(&trees, damage).map_err(recovering)?,
         };
+        let outbox = outbox::Outbox::open(&trees, damage).map_err(recovering)?;
         let inner = Self {
             committer,
             trees,
@@ -448,6 +452,7 @@ impl Inner {
             stats: stats::Cache::new(),
             audit: Mutex::new(head),
             totals: Totals::default(),
+            outbox,
             waiting_writes: Semaphore::new(options.waiting_writes_max),
             checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),
