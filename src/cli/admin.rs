@@ -259,6 +259,7 @@ fn service(store: Store, directory: &Path) -> App {
         backups,
         rate_limits: RateLimits::OFF,
         trusted_proxies: Vec::new(),
+        webhooks: Vec::new(),
     };
     App::new(store, Clock::System, settings)
 }
