@@ -64,8 +64,16 @@ pub(crate) struct GroupJson {
     /// The operation, or what else came or went.
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<&'static str>,
-    #[serde(flatten)]
-    moved: MovedJson,
+    /// Credits of billing cycles that began.
+    granted: i64,
+    /// Credits that requests cost.
+    spent: i64,
+    /// Credits given back for requests that were never completed.
+    refunded: i64,
+    /// Bonuses, corrections and changes of plan; below 0 if they took.
+    adjusted: i64,
+    /// How many requests and changes these were.
+    count: u64,
 }
 
 /// Answer of `GET /credits/statement`.
@@ -266,7 +274,11 @@ fn groups(found: &HistoryOf) -> Vec<GroupJson> {
             key_id: None,
             description: None,
             operation: None,
-            moved: (*moved).into(),
+            granted: moved.granted,
+            spent: moved.spent,
+            refunded: moved.refunded,
+            adjusted: moved.adjusted,
+            count: moved.count,
         };
         match group {
             Group::Day(day) => json.day = Some(date(*day)),
@@ -304,13 +316,14 @@ fn table(by: &str, groups: &[GroupJson]) -> String {
             }
             _ => cell(group.day.as_deref().or(group.operation).unwrap_or_default()),
         };
-        let MovedJson {
+        let GroupJson {
             granted,
             spent,
             refunded,
             adjusted,
             count,
-        } = group.moved;
+            ..
+        } = group;
         // Writing to a string cannot fail.
         let _ = write!(
             table,

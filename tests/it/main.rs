@@ -20,6 +20,7 @@ mod harness;
 mod idempotency;
 mod import;
 mod keys;
+mod ledger;
 mod limits;
 mod memories;
 mod openapi;

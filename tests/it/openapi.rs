@@ -514,6 +514,7 @@ async fn real_answers_are_as_described() {
         memory_routes(c, &key).await;
         idempotency(c, &key).await;
         figures(c, &key).await;
+        ledger_routes(c, &key, &key_id).await;
         key_routes(c, &key, &key_id).await;
         admin_routes(c, &key, &key_id).await;
         admin_user_routes(c, &key, &key_id).await;
@@ -604,6 +605,27 @@ async fn account_routes(c: &mut Conversation, key: &str) {
         keyed(key)(r).header("X-ADMIN-KEY", "wrong")
     })
     .await;
+}
+
+/// Histories and statements, the owner's and the admin's.
+async fn ledger_routes(c: &mut Conversation, key: &str, key_id: &str) {
+    for (last, bad) in [("history", "by=month"), ("statement", "cycle=9")] {
+        let path = format!("/credits/{last}");
+        let own = (Method::GET, path.as_str());
+        c.send(own.clone(), 200, &path, keyed(key)).await;
+        let wrong = format!("{path}?{bad}");
+        c.send(own.clone(), 400, &wrong, keyed(key)).await;
+        c.send(own, 401, &path, |r| r).await;
+        let template = format!("/admin/user/{{key}}/{last}");
+        let of = (Method::GET, template.as_str());
+        let path = format!("/admin/user/{key_id}/{last}");
+        c.send(of.clone(), 200, &path, admin).await;
+        let wrong = format!("{path}?{bad}");
+        c.send(of.clone(), 400, &wrong, admin).await;
+        c.send(of.clone(), 403, &path, keyed(key)).await;
+        let nobody = format!("/admin/user/nobody/{last}");
+        c.send(of, 404, &nobody, admin).await;
+    }
 }
 
 async fn memory_routes(c: &mut Conversation, key: &str) {

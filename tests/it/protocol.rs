@@ -9,13 +9,17 @@ use crate::harness::{Actor, Answer, Server, assert_fields, assert_time, memory};
 /// Every method that some route takes.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// Every path, with the methods it takes, as `Allow` tells them.
-const PATHS: [(&str, &str); 17] = [
+const PATHS: [(&str, &str); 21] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/health", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
     ("/signup", "POST, OPTIONS"),
     ("/login", "POST, OPTIONS"),
     ("/credits", "GET, HEAD, OPTIONS"),
+    ("/credits/history", "GET, HEAD, OPTIONS"),
+    ("/credits/statement", "GET, HEAD, OPTIONS"),
+    ("/admin/user/x/history", "GET, HEAD, OPTIONS"),
+    ("/admin/user/x/statement", "GET, HEAD, OPTIONS"),
     ("/apikey/new", "POST, OPTIONS"),
     ("/apikey/list", "GET, HEAD, OPTIONS"),
     ("/apikey/some-key", "DELETE, OPTIONS"),
