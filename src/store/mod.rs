@@ -14,6 +14,7 @@ mod bulk;
 mod check;
 mod codec;
 mod committer;
+mod compact;
 mod directory;
 mod durable;
 mod error;
@@ -29,6 +30,7 @@ mod recovery;
 mod reopen;
 mod repair;
 mod replays;
+mod residue;
 mod restore;
 mod schema;
 mod sequence;
@@ -58,6 +60,7 @@ pub use backup::{Backup, BackupError, BackupProgress};
 pub use backup_folder::{BackupCause, BackupFolder};
 pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
 pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progress};
+pub use compact::{CompactError, CompactProgress, CompactStep, Compacted, compact};
 pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
 pub use error::{OpenError, StoreError};
 pub use keys::{
@@ -69,12 +72,15 @@ pub use memories::{
 pub use place::{Built, NewTarget, TargetError};
 pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
+pub use residue::{
+    ResidueError, ResidueReport, ResidueStep, ResidueText, ResidueTextError, find_residue,
+};
 pub use restore::{RestoreError, RestoreStep, Restored, restore};
 pub use stats::Stats;
 pub use usage::Debited;
 
 use committer::Committer;
-use directory::DataDirectory;
+use directory::{Contents, DataDirectory};
 use high_water::HighWater;
 use locks::AccountLocks;
 use recovery::OnDamage;
@@ -242,7 +248,18 @@ impl Store {
         options: Options,
         damage: OnDamage,
     ) -> Result<(Self, Opened), OpenError> {
-        let (directory, created) = DataDirectory::open(directory)?;
+        let (directory, contents) = DataDirectory::take(directory)?;
+        Self::open_taken(directory, contents, options, damage)
+    }
+
+    /// Opens the store in a directory that is taken already.
+    fn open_taken(
+        directory: DataDirectory,
+        contents: Contents,
+        options: Options,
+        damage: OnDamage,
+    ) -> Result<(Self, Opened), OpenError> {
+        let created = directory.make_ready(contents)?;
         let (directory, alarm) = (Arc::new(directory), Arc::new(Notify::new()));
         if directory.is_unsynced() {
             directory.write_again()?;
