@@ -16,6 +16,7 @@
 mod backup;
 mod check;
 mod cli;
+mod compact;
 mod crash;
 mod durable;
 mod faults;
