@@ -156,7 +156,7 @@ impl App {
     pub fn credits(&self, principal: &Principal) -> Result<Credits, Failure> {
         let now = self.now();
         let usage = self.store().usage(principal.account, now)?;
-        let share = usage.share(principal.key_no).ok_or(Failure::KeyRevoked)?;
+        let share = usage.share(principal.lineage).ok_or(Failure::KeyRevoked)?;
         let balance = usage.balance_of_share(share);
         let last_activity = if balance.capped {
             share.last_activity

@@ -108,7 +108,7 @@ impl App {
         let cost = Operation::AddMemory.price();
         let add = AddMemory {
             account: principal.account,
-            key_no: principal.key_no,
+            payer: principal.payer(),
             key_id: principal.key_id.as_str(),
             memory: &request.memory,
             id: MemoryId::new(now.millis(), random_bits()),
@@ -138,7 +138,7 @@ impl App {
     ) -> Result<Answered, Failure> {
         let usage = self.store().usage(principal.account, now)?;
         let balance = usage
-            .balance_of(principal.key_no)
+            .balance_of(principal.lineage)
             .map_err(|r| Failure::of_usage(r, 0))?;
         Ok(Answered {
             status,
@@ -224,7 +224,7 @@ impl App {
         let cost = Operation::UpdateMemory.price();
         let update = UpdateMemory {
             account: principal.account,
-            key_no: principal.key_no,
+            payer: principal.payer(),
             id: request.id,
             cost,
             now: self.now(),
@@ -262,7 +262,7 @@ impl App {
         id: Option<MemoryId>,
     ) -> Result<Deleted, Failure> {
         let id = id.ok_or(Failure::MemoryNotFound)?;
-        let (account, key_no) = (principal.account, principal.key_no);
+        let (account, key_no) = (principal.account, principal.lineage);
         self.store()
             .delete_memory(account, key_no, id, self.now())
             .await
@@ -285,7 +285,7 @@ impl App {
         let cost = operation.price();
         let usage = self.store().usage(principal.account, now)?;
         let balance = usage
-            .balance_of(principal.key_no)
+            .balance_of(principal.lineage)
             .map_err(|r| Failure::of_usage(r, cost))?;
         if balance.credits_remaining < cost {
             return Err(Failure::OutOfCredits { balance, cost });

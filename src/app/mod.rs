@@ -117,10 +117,10 @@ impl App {
         operation: Operation,
         now: Timestamp,
     ) -> Result<Debited, Failure> {
-        let price = operation.price();
+        let what = (operation, operation.price());
         Ok(self
             .store()
-            .debit(principal.account, principal.key_no, price, now)
+            .debit(principal.account, principal.payer(), what, now)
             .await?)
     }
 
@@ -147,7 +147,6 @@ fn new_key(
     secret: &Secret,
     description: String,
     cap: Option<Plan>,
-    created_by: Option<String>,
 ) -> Result<crate::store::NewKey, Failure> {
     Ok(crate::store::NewKey {
         hash: secret.hash(),
@@ -155,6 +154,8 @@ fn new_key(
         masked: secret.masked(),
         description,
         cap,
-        created_by,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     })
 }

@@ -7,14 +7,21 @@
 //! | plan | what an account may spend in a cycle and hold: [`plan::Plan`] |
 //! | credits | the unit; they belong to the account, so minting keys mints none |
 //! | usage | counters of an account and, for its own share, of each key: [`usage::Usage`] |
+//! | scope | what a key may do: [`scope::Scope`] |
+//! | ledger | a row for each credit that came or went: [`ledger`] |
+//! | event | something that an audit or a receiver of webhooks wants to know: [`event`] |
 //! | billing cycle | `[start, end)`, counted from the account's anchor: [`cycle`] |
 //! | memory | one stored item: [`memory::NewMemory`] |
 
 pub mod account;
+pub mod audit;
 pub mod cycle;
+pub mod event;
 pub mod json;
 pub mod key;
+pub mod ledger;
 pub mod memory;
 pub mod plan;
+pub mod scope;
 pub mod time;
 pub mod usage;

@@ -104,7 +104,8 @@ impl FromStr for Plan {
 }
 
 /// What a metered request does; it decides the price.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+// Stored in the ledger: add new variants at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operation {
     /// `GET /memory`.
     ListMemories,

@@ -1,15 +1,18 @@
 //! Usage: what an account was granted, has spent and holds. The one state machine of the credits.
 //!
 //! Everything that must agree lives in this one value, so that one compare-and-swap changes it whole:
-//! the account's counters, the share of each of its active keys, and the intents of writes under way.
+//! the account's counters, the share of each of its active keys, the intents of writes under way, the
+//! ledger's newest rows, and what somebody wants to be told.
 //! An intent is put in by the step that debits and says what to do if the process dies before the
 //! memory itself is written; see [`Usage::undo`].
 
 use serde::{Deserialize, Serialize};
 
 use super::cycle::{BillingCycle, billing_cycle, boundary};
+use super::event::{Cause, EventKind, EventTail, RequestId};
+use super::ledger::{Entry, LedgerRow, LedgerTail, amount};
 use super::memory::MemoryId;
-use super::plan::Plan;
+use super::plan::{Operation, Plan};
 use super::time::Timestamp;
 
 /// Most writes of one account that may be under way at once; more wait.
@@ -19,6 +22,15 @@ pub const INTENTS_MAX: usize = 64;
 
 /// The number of a key within its account: 1 for the first, never given twice.
 pub type KeyNo = u32;
+
+/// Who pays for a request: a key, out of the share that it has together with those it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payer {
+    /// The key.
+    pub key_no: KeyNo,
+    /// Its lineage: the first key of those that were rotated into each other up to this one.
+    pub lineage: KeyNo,
+}
 
 /// The counters of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +65,23 @@ pub struct Usage {
     pub shares: Vec<Share>,
     /// Writes under way, oldest first.
     pub intents: Vec<Intent>,
+    /// The newest rows of the ledger.
+    pub ledger: LedgerTail,
+    /// Events on their way out.
+    pub events: EventTail,
+    /// What has been told in this cycle: each warning once.
+    pub told: Told,
+}
+
+/// Which warnings were given in a cycle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// [`EventKind::CreditsLow`].
+    pub low: bool,
+    /// [`EventKind::CreditsExhausted`].
+    pub exhausted: bool,
+    /// [`EventKind::MemoryNearLimit`].
+    pub near_limit: bool,
 }
 
 /// What of a usage only grows, or changes for a reason only; see [`Usage::mark`].
@@ -65,16 +94,26 @@ pub struct Mark {
     newest: MemoryId,
     next_op: u64,
     next_key_no: KeyNo,
+    tail: TailSums,
     is_whole: bool,
 }
 
-/// What was done with one key.
+/// What the rows of the ledger that are in a usage come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TailSums {
+    granted_now: i64,
+    spent: i64,
+}
+
+/// What was done with one key, and with those that were rotated into it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
-    /// Which key.
+    /// Which lineage: the number of its first key.
     pub key_no: KeyNo,
     /// The plan that caps the key, if it was made with one.
     pub cap: Option<Plan>,
+    /// The credits that the key may spend in a cycle, if fewer than its plan's.
+    pub credits_cap: Option<u64>,
     /// Credits spent in this cycle.
     pub used: u64,
     /// Credits spent since the key was made.
@@ -92,10 +131,28 @@ impl Share {
         Self {
             key_no,
             cap,
+            credits_cap: None,
             used: 0,
             used_ever: 0,
             held: 0,
             last_activity: None,
+        }
+    }
+
+    /// Says whether the key has limits of its own.
+    #[must_use]
+    pub const fn is_capped(&self) -> bool {
+        self.cap.is_some() || self.credits_cap.is_some()
+    }
+}
+
+impl Payer {
+    /// Returns the payer that a key is which was never rotated.
+    #[must_use]
+    pub const fn first(key_no: KeyNo) -> Self {
+        Self {
+            key_no,
+            lineage: key_no,
         }
     }
 }
@@ -107,8 +164,10 @@ pub struct Intent {
     pub op: u64,
     /// Cycle in which it was debited.
     pub cycle: u32,
-    /// The key that pays; for a delete, the key that stored the memory.
+    /// The lineage that pays; for a delete, the one that stored the memory.
     pub key_no: KeyNo,
+    /// The key of that lineage that pays; for a delete, the same number again.
+    pub paid_by: KeyNo,
     /// The memory.
     pub memory: MemoryId,
     /// What is done to it.
@@ -132,6 +191,13 @@ pub enum IntentKind {
     },
     /// A memory is removed.
     Delete,
+    /// Credits are given or taken by an admin; the answer is recorded under `replay`.
+    Adjust {
+        /// How many; below 0 if they are taken.
+        amount: i64,
+        /// Key of the idempotency record.
+        replay: [u8; 16],
+    },
 }
 
 /// Why the rules say no.
@@ -146,6 +212,9 @@ pub enum Refusal {
     /// The key has no share any more.
     #[error("the key was revoked")]
     KeyRevoked,
+    /// Fewer credits are left than should be taken.
+    #[error("fewer credits are left")]
+    TooFewToTake(Balance),
     /// [`INTENTS_MAX`] writes are under way.
     #[error("too many writes of this account are under way")]
     Busy,
@@ -194,7 +263,7 @@ impl Usage {
     /// Returns the usage of a new account: `plan`'s credits granted, the first cycle starting on `anchor`.
     #[must_use]
     pub fn new(plan: Plan, anchor: Timestamp) -> Self {
-        Self {
+        let mut usage = Self {
             plan,
             anchor,
             cycle: 0,
@@ -210,7 +279,22 @@ impl Usage {
             stats_due: 1_000,
             shares: Vec::new(),
             intents: Vec::new(),
-        }
+            ledger: LedgerTail::default(),
+            events: EventTail::default(),
+            told: Told::default(),
+        };
+        usage.enter(Entry::Grant, amount(usage.granted), anchor, 0, None);
+        usage
+    }
+
+    /// Begins the ledger of an account that is older than it: what there is so far becomes its first rows.
+    pub fn open_ledger(&mut self, at: Timestamp) {
+        let earlier = self.used_ever.saturating_sub(self.used);
+        let less = |credits| amount(credits).saturating_neg();
+        self.ledger = LedgerTail::default();
+        self.enter(Entry::Opening, amount(self.granted), at, 0, None);
+        self.enter(Entry::OpeningSpent, less(self.used), at, 0, None);
+        self.enter(Entry::EarlierSpent, less(earlier), at, 0, None);
     }
 
     /// Enters the cycle that holds `now`, if it is a later one: grants the plan's credits, once however
@@ -229,9 +313,11 @@ impl Usage {
         self.cycle_end = cycle.end;
         self.granted = self.plan.credits_per_cycle();
         self.used = 0;
+        self.told = Told::default();
         for share in &mut self.shares {
             share.used = 0;
         }
+        self.enter(Entry::Grant, amount(self.granted), now, 0, None);
         Some(cycle)
     }
 
@@ -267,30 +353,41 @@ impl Usage {
     #[must_use]
     pub fn balance_of_share(&self, share: &Share) -> Balance {
         let account = self.balance();
-        let Some(cap) = share.cap else { return account };
-        let plan = cap.min(self.plan);
-        let own_credits = plan.credits_per_cycle().saturating_sub(share.used);
-        let own_room = plan.memories_max().saturating_sub(share.held);
-        Balance {
-            plan,
-            credits_limit: plan.credits_per_cycle(),
-            credits_remaining: own_credits.min(account.credits_remaining),
-            credits_used: share.used,
-            memory_limit: plan.memories_max(),
-            memory_count: share.held,
-            memory_remaining: own_room.min(account.memory_remaining),
-            capped: true,
-            ..account
+        let mut own = account;
+        if let Some(cap) = share.cap {
+            own.plan = cap.min(self.plan);
+            own.credits_limit = own.plan.credits_per_cycle();
+            own.memory_limit = own.plan.memories_max();
+            own.memory_count = share.held;
+            let room = own.memory_limit.saturating_sub(share.held);
+            own.memory_remaining = room.min(account.memory_remaining);
         }
+        if let Some(cap) = share.credits_cap {
+            own.credits_limit = cap.min(own.credits_limit);
+        }
+        if share.is_capped() {
+            own.capped = true;
+            own.credits_used = share.used;
+            let left = own.credits_limit.saturating_sub(share.used);
+            own.credits_remaining = left.min(account.credits_remaining);
+        }
+        own
     }
 
-    /// Debits `cost` credits for a request with this key. Returns the numbers after it.
+    /// Debits `cost` credits for a request of this payer. Returns the numbers after it.
     ///
     /// # Errors
     ///
     /// [`Refusal::OutOfCredits`] and [`Refusal::KeyRevoked`]; nothing is changed then but the cycle.
-    pub fn debit(&mut self, key_no: KeyNo, cost: u64, now: Timestamp) -> Result<Balance, Refusal> {
+    pub fn debit(
+        &mut self,
+        payer: Payer,
+        operation: Operation,
+        cost: u64,
+        now: Timestamp,
+    ) -> Result<Balance, Refusal> {
         self.roll_over(now);
+        let key_no = payer.lineage;
         let balance = self.balance_of(key_no)?;
         if balance.credits_remaining < cost {
             return Err(Refusal::OutOfCredits(balance));
@@ -303,6 +400,11 @@ impl Usage {
             share.used_ever = share.used_ever.saturating_add(cost);
             share.last_activity = Some(now);
         }
+        let spent = amount(cost).saturating_neg();
+        self.enter(Entry::Debit(operation), spent, now, payer.key_no, None);
+        if cost > 0 {
+            self.tell_credits(now);
+        }
         self.balance_of(key_no)
     }
 
@@ -313,7 +415,7 @@ impl Usage {
     /// Every [`Refusal`], credits before room; nothing is changed then but the cycle.
     pub fn begin_add(
         &mut self,
-        key_no: KeyNo,
+        payer: Payer,
         proposed: MemoryId,
         cost: u64,
         replay: Option<[u8; 16]>,
@@ -321,6 +423,7 @@ impl Usage {
     ) -> Result<(Intent, Balance), Refusal> {
         self.roll_over(now);
         self.room_for_intent()?;
+        let key_no = payer.lineage;
         let balance = self.balance_of(key_no)?;
         if balance.credits_remaining < cost {
             return Err(Refusal::OutOfCredits(balance));
@@ -328,13 +431,14 @@ impl Usage {
         if balance.memory_remaining == 0 {
             return Err(Refusal::MemoryLimit(balance));
         }
-        self.debit(key_no, cost, now)?;
+        self.debit(payer, Operation::AddMemory, cost, now)?;
         self.newest = proposed.after(self.newest);
         self.held = self.held.saturating_add(1);
         if let Some(share) = self.share_mut(key_no) {
             share.held = share.held.saturating_add(1);
         }
-        let intent = self.push_intent(key_no, self.newest, IntentKind::Add { cost, replay });
+        self.tell_room(now);
+        let intent = self.push_intent(payer, self.newest, IntentKind::Add { cost, replay });
         Ok((intent, self.balance_of(key_no)?))
     }
 
@@ -345,15 +449,15 @@ impl Usage {
     /// [`Refusal::OutOfCredits`], [`Refusal::KeyRevoked`], [`Refusal::Busy`].
     pub fn begin_change(
         &mut self,
-        key_no: KeyNo,
+        payer: Payer,
         memory: MemoryId,
         cost: u64,
         now: Timestamp,
     ) -> Result<(Intent, Balance), Refusal> {
         self.room_for_intent()?;
-        let balance = self.debit(key_no, cost, now)?;
+        let balance = self.debit(payer, Operation::UpdateMemory, cost, now)?;
         Ok((
-            self.push_intent(key_no, memory, IntentKind::Change { cost }),
+            self.push_intent(payer, memory, IntentKind::Change { cost }),
             balance,
         ))
     }
@@ -372,7 +476,46 @@ impl Usage {
         self.roll_over(now);
         self.room_for_intent()?;
         self.release(owner);
-        Ok(self.push_intent(owner, memory, IntentKind::Delete))
+        Ok(self.push_intent(Payer::first(owner), memory, IntentKind::Delete))
+    }
+
+    /// Begins to give credits, or to take some, in the cycle that holds `now`: they are of this cycle, as
+    /// all credits are. The answer is recorded under `replay`; without it [`Self::undo`] takes it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::TooFewToTake`], [`Refusal::Busy`]; nothing is changed then but the cycle.
+    pub fn begin_adjust(
+        &mut self,
+        credits: i64,
+        replay: [u8; 16],
+        now: Timestamp,
+        cause: Cause,
+    ) -> Result<Intent, Refusal> {
+        self.roll_over(now);
+        self.room_for_intent()?;
+        let size = credits.unsigned_abs();
+        if credits < 0 && self.remaining() < size {
+            return Err(Refusal::TooFewToTake(self.balance()));
+        }
+        self.granted = self.granted.saturating_add_signed(credits);
+        let entry = if credits < 0 {
+            Entry::Correction
+        } else {
+            Entry::Bonus
+        };
+        self.enter(entry, credits, now, 0, cause.request);
+        if credits > 0 {
+            self.told.low = self.balance().credits_low();
+            self.told.exhausted = false;
+        }
+        let kind = EventKind::CreditsAdjusted { amount: credits };
+        self.events.push(now, cause, kind);
+        let kind = IntentKind::Adjust {
+            amount: credits,
+            replay,
+        };
+        Ok(self.push_intent(Payer::first(0), MemoryId::default(), kind))
     }
 
     /// Ends writes that are complete: their intents go.
@@ -382,14 +525,24 @@ impl Usage {
 
     /// Undoes a write whose memory was never written: gives the credits back, frees the place, drops
     /// the intent. A delete is never undone, it is finished.
+    ///
+    /// What an adjustment gave and is spent already stays given.
     pub fn undo(&mut self, intent: &Intent) {
         match intent.kind {
             IntentKind::Add { cost, .. } => {
-                self.refund(intent.key_no, cost, intent.cycle);
+                self.refund(intent, Operation::AddMemory, cost);
                 self.release(intent.key_no);
             }
-            IntentKind::Change { cost } => self.refund(intent.key_no, cost, intent.cycle),
-            IntentKind::Delete => {}
+            IntentKind::Change { cost } => self.refund(intent, Operation::UpdateMemory, cost),
+            IntentKind::Adjust { amount: credits, .. } if intent.cycle == self.cycle => {
+                let before = self.granted;
+                let after = before.saturating_add_signed(credits.saturating_neg());
+                self.granted = after.max(self.used);
+                let back = amount(self.granted).saturating_sub(amount(before));
+                let at = self.newest_row_time();
+                self.enter(Entry::Correction, back, at, 0, None);
+            }
+            IntentKind::Adjust { .. } | IntentKind::Delete => {}
         }
         self.settle(|op| op == intent.op);
     }
@@ -398,9 +551,9 @@ impl Usage {
     ///
     /// An upgrade grants the new plan's credits in full; a downgrade leaves the lesser of what remained
     /// and the new plan's; the same plan changes nothing. What was used stays.
-    pub fn change_plan(&mut self, plan: Plan, now: Timestamp) -> Plan {
+    pub fn change_plan(&mut self, plan: Plan, now: Timestamp, cause: Cause) -> Plan {
         self.roll_over(now);
-        let previous = self.plan;
+        let (previous, before) = (self.plan, self.granted);
         let remaining = match plan.cmp(&previous) {
             std::cmp::Ordering::Equal => return previous,
             std::cmp::Ordering::Greater => plan.credits_per_cycle(),
@@ -408,6 +561,18 @@ impl Usage {
         };
         self.granted = self.used.saturating_add(remaining);
         self.plan = plan;
+        let difference = amount(self.granted).saturating_sub(amount(before));
+        self.enter(Entry::PlanChange, difference, now, 0, cause.request);
+        self.told = Told {
+            low: self.balance().credits_low(),
+            exhausted: self.remaining() == 0,
+            near_limit: self.balance().memory_nearly_full(),
+        };
+        let kind = EventKind::PlanChanged {
+            from: previous.name().to_owned(),
+            to: plan.name().to_owned(),
+        };
+        self.events.push(now, cause, kind);
         previous
     }
 
@@ -422,6 +587,7 @@ impl Usage {
             newest: self.newest,
             next_op: self.next_op,
             next_key_no: self.next_key_no,
+            tail: self.tail_sums(),
             is_whole: self.broken_rule().is_none(),
         }
     }
@@ -433,8 +599,8 @@ impl Usage {
         let same_cycle = self.cycle == mark.cycle;
         if self.cycle < mark.cycle {
             Some("a billing cycle began again")
-        } else if same_cycle && self.plan == mark.plan && self.granted != mark.granted {
-            Some("credits were granted within a cycle")
+        } else if !self.is_in_ledger_since(mark, same_cycle) {
+            Some("the ledger does not say why the counters changed")
         } else if self.used_ever < mark.used_ever {
             Some("a debit was taken back")
         } else if self.newest < mark.newest
@@ -445,6 +611,34 @@ impl Usage {
         } else {
             self.broken_rule().filter(|_| mark.is_whole)
         }
+    }
+
+    fn is_in_ledger_since(&self, mark: &Mark, same_cycle: bool) -> bool {
+        let tail = self.tail_sums();
+        let since = |now: i64, then: i64| now.saturating_sub(then);
+        let spent = since(amount(self.used_ever), amount(mark.used_ever));
+        let granted = if same_cycle {
+            since(tail.granted_now, mark.tail.granted_now)
+                == since(amount(self.granted), amount(mark.granted))
+        } else {
+            tail.granted_now == amount(self.granted)
+        };
+        granted && since(tail.spent, mark.tail.spent) == spent
+    }
+
+    fn tail_sums(&self) -> TailSums {
+        let mut sums = TailSums {
+            granted_now: 0,
+            spent: 0,
+        };
+        for row in &self.ledger.rows {
+            if !row.entry.is_grant() {
+                sums.spent = sums.spent.saturating_sub(row.amount);
+            } else if row.cycle == self.cycle {
+                sums.granted_now = sums.granted_now.saturating_add(row.amount);
+            }
+        }
+        sums
     }
 
     fn broken_rule(&self) -> Option<&'static str> {
@@ -479,8 +673,72 @@ impl Usage {
         self.granted.saturating_sub(self.used)
     }
 
-    fn refund(&mut self, key_no: KeyNo, cost: u64, cycle: u32) {
-        let this_cycle = cycle == self.cycle;
+    /// Puts a row into the ledger, of the running cycle.
+    fn enter(
+        &mut self,
+        entry: Entry,
+        amount: i64,
+        at: Timestamp,
+        key_no: KeyNo,
+        request: Option<RequestId>,
+    ) {
+        self.ledger.push(LedgerRow {
+            no: 0,
+            at,
+            cycle: self.cycle,
+            key_no,
+            entry,
+            amount,
+            count: 1,
+            request,
+        });
+    }
+
+    /// The time of what is done by no request: of the settling of a write that a crash interrupted.
+    fn newest_row_time(&self) -> Timestamp {
+        let newest = self.ledger.rows.iter().map(|row| row.at).max();
+        newest.or(self.last_activity).unwrap_or(self.anchor)
+    }
+
+    fn tell_credits(&mut self, now: Timestamp) {
+        let balance = self.balance();
+        let (remaining, limit) = (balance.credits_remaining, balance.credits_limit);
+        if balance.credits_low() && !self.told.low {
+            self.told.low = true;
+            let kind = EventKind::CreditsLow { remaining, limit };
+            self.events.push(now, Cause::service(), kind);
+        }
+        if remaining == 0 && !self.told.exhausted {
+            self.told.exhausted = true;
+            let kind = EventKind::CreditsExhausted { limit };
+            self.events.push(now, Cause::service(), kind);
+        }
+    }
+
+    fn tell_room(&mut self, now: Timestamp) {
+        let balance = self.balance();
+        if balance.memory_nearly_full() && !self.told.near_limit {
+            self.told.near_limit = true;
+            let kind = EventKind::MemoryNearLimit {
+                held: balance.memory_count,
+                limit: balance.memory_limit,
+            };
+            self.events.push(now, Cause::service(), kind);
+        }
+    }
+
+    fn refund(&mut self, intent: &Intent, operation: Operation, cost: u64) {
+        let (key_no, this_cycle) = (intent.key_no, intent.cycle == self.cycle);
+        self.ledger.push(LedgerRow {
+            no: 0,
+            at: self.newest_row_time(),
+            cycle: intent.cycle,
+            key_no: intent.paid_by,
+            entry: Entry::Refund(operation),
+            amount: amount(cost),
+            count: 1,
+            request: None,
+        });
         self.used_ever = self.used_ever.saturating_sub(cost);
         if this_cycle {
             self.used = self.used.saturating_sub(cost);
@@ -508,11 +766,12 @@ impl Usage {
         }
     }
 
-    fn push_intent(&mut self, key_no: KeyNo, memory: MemoryId, kind: IntentKind) -> Intent {
+    fn push_intent(&mut self, payer: Payer, memory: MemoryId, kind: IntentKind) -> Intent {
         let intent = Intent {
             op: self.next_op,
             cycle: self.cycle,
-            key_no,
+            key_no: payer.lineage,
+            paid_by: payer.key_no,
             memory,
             kind,
         };
@@ -527,6 +786,7 @@ mod tests {
     use super::*;
 
     const DAY: i64 = 86_400;
+    const READ: Operation = Operation::ReadMemory;
 
     fn at(days: i64) -> Timestamp {
         Timestamp::parse_rfc3339("2026-01-01T00:00:00Z")
@@ -545,13 +805,13 @@ mod tests {
     #[test]
     fn a_debit_takes_all_or_nothing() {
         let mut usage = usage(Plan::Free, &[None]);
-        assert_eq!(usage.debit(1, 99, at(1)).unwrap().credits_remaining, 1);
+        assert_eq!(usage.debit(Payer::first(1), READ, 99, at(1)).unwrap().credits_remaining, 1);
         let before = usage.clone();
-        let refused = usage.debit(1, 2, at(2)).unwrap_err();
+        let refused = usage.debit(Payer::first(1), READ, 2, at(2)).unwrap_err();
         assert!(matches!(refused, Refusal::OutOfCredits(b) if b.credits_remaining == 1));
         assert_eq!(usage, before);
-        assert_eq!(usage.debit(1, 1, at(2)).unwrap().credits_remaining, 0);
-        assert_eq!(usage.debit(9, 0, at(2)), Err(Refusal::KeyRevoked));
+        assert_eq!(usage.debit(Payer::first(1), READ, 1, at(2)).unwrap().credits_remaining, 0);
+        assert_eq!(usage.debit(Payer::first(9), READ, 0, at(2)), Err(Refusal::KeyRevoked));
         assert_eq!(
             (usage.used, usage.used_ever, usage.last_activity),
             (100, 100, Some(at(2)))
@@ -561,12 +821,12 @@ mod tests {
     #[test]
     fn a_cycle_is_granted_once_whatever_the_clock_does() {
         let mut usage = usage(Plan::Free, &[Some(Plan::Free)]);
-        usage.debit(1, 100, at(30)).unwrap();
-        assert_eq!(usage.debit(1, 40, at(31)).unwrap().credits_remaining, 60);
+        usage.debit(Payer::first(1), READ, 100, at(30)).unwrap();
+        assert_eq!(usage.debit(Payer::first(1), READ, 40, at(31)).unwrap().credits_remaining, 60);
         assert_eq!((usage.cycle, usage.used, usage.shares[0].used), (1, 40, 40));
         // Back across the boundary, and forth again.
-        assert_eq!(usage.debit(1, 10, at(30)).unwrap().credits_remaining, 50);
-        assert_eq!(usage.debit(1, 10, at(32)).unwrap().credits_remaining, 40);
+        assert_eq!(usage.debit(Payer::first(1), READ, 10, at(30)).unwrap().credits_remaining, 50);
+        assert_eq!(usage.debit(Payer::first(1), READ, 10, at(32)).unwrap().credits_remaining, 40);
         // Three cycles at once grant once.
         assert_eq!(usage.roll_over(at(130)).unwrap().index, 4);
         assert_eq!((usage.granted, usage.used, usage.used_ever), (100, 0, 160));
@@ -576,19 +836,19 @@ mod tests {
     #[test]
     fn plans_change_as_the_contract_says() {
         let mut usage = usage(Plan::Free, &[None]);
-        usage.debit(1, 40, at(1)).unwrap();
-        assert_eq!(usage.change_plan(Plan::Free, at(1)), Plan::Free);
+        usage.debit(Payer::first(1), READ, 40, at(1)).unwrap();
+        assert_eq!(usage.change_plan(Plan::Free, at(1), Cause::service()), Plan::Free);
         assert_eq!(usage.balance().credits_remaining, 60);
-        assert_eq!(usage.change_plan(Plan::Pro, at(1)), Plan::Free);
+        assert_eq!(usage.change_plan(Plan::Pro, at(1), Cause::service()), Plan::Free);
         assert_eq!(
             (usage.balance().credits_remaining, usage.used),
             (10_000, 40)
         );
-        usage.debit(1, 9_950, at(1)).unwrap();
-        usage.change_plan(Plan::Free, at(1));
+        usage.debit(Payer::first(1), READ, 9_950, at(1)).unwrap();
+        usage.change_plan(Plan::Free, at(1), Cause::service());
         assert_eq!((usage.balance().credits_remaining, usage.used), (50, 9_990));
-        usage.change_plan(Plan::Premium, at(1));
-        usage.change_plan(Plan::Free, at(1));
+        usage.change_plan(Plan::Premium, at(1), Cause::service());
+        usage.change_plan(Plan::Free, at(1), Cause::service());
         assert_eq!(usage.balance().credits_remaining, 100);
         assert_eq!(usage.granted - usage.used, 100);
     }
@@ -596,8 +856,8 @@ mod tests {
     #[test]
     fn a_capped_key_has_limits_of_its_own_within_the_accounts() {
         let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
-        assert_eq!(usage.debit(2, 30, at(1)).unwrap().credits_remaining, 70);
-        assert_eq!(usage.debit(1, 9_960, at(1)).unwrap().credits_remaining, 10);
+        assert_eq!(usage.debit(Payer::first(2), READ, 30, at(1)).unwrap().credits_remaining, 70);
+        assert_eq!(usage.debit(Payer::first(1), READ, 9_960, at(1)).unwrap().credits_remaining, 10);
         let capped = usage.balance_of(2).unwrap();
         assert_eq!((capped.credits_remaining, capped.credits_limit), (10, 100));
         assert_eq!(
@@ -605,17 +865,17 @@ mod tests {
             (Plan::Free, 30, true)
         );
         // The account's downgrade lowers an uncapped key, never lifts a capped one.
-        usage.change_plan(Plan::Premium, at(1));
+        usage.change_plan(Plan::Premium, at(1), Cause::service());
         assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 70);
     }
 
     #[test]
     fn an_add_counts_and_its_undoing_leaves_no_trace() {
         let mut usage = usage(Plan::Free, &[None]);
-        usage.debit(1, 10, at(0)).unwrap();
+        usage.debit(Payer::first(1), READ, 10, at(0)).unwrap();
         let before = usage.clone();
         let id = MemoryId::new(at(0).millis(), 7);
-        let (intent, balance) = usage.begin_add(1, id, 2, None, at(0)).unwrap();
+        let (intent, balance) = usage.begin_add(Payer::first(1), id, 2, None, at(0)).unwrap();
         assert_eq!(
             (
                 intent.memory,
@@ -637,9 +897,9 @@ mod tests {
     fn an_undone_add_of_an_earlier_cycle_takes_nothing_from_this_one() {
         let mut usage = usage(Plan::Free, &[None]);
         let (intent, _) = usage
-            .begin_add(1, MemoryId::new(1, 1), 2, None, at(30))
+            .begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(30))
             .unwrap();
-        usage.debit(1, 1, at(31)).unwrap();
+        usage.debit(Payer::first(1), READ, 1, at(31)).unwrap();
         usage.undo(&intent);
         assert_eq!((usage.used, usage.used_ever, usage.held), (1, 1, 0));
     }
@@ -648,7 +908,7 @@ mod tests {
     fn credits_are_refused_before_room() {
         let mut usage = usage(Plan::Free, &[None]);
         usage.held = 100;
-        let add = |usage: &mut Usage| usage.begin_add(1, MemoryId::new(1, 1), 2, None, at(1));
+        let add = |usage: &mut Usage| usage.begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(1));
         assert!(matches!(add(&mut usage), Err(Refusal::MemoryLimit(b)) if b.memory_count == 100));
         usage.used = 99;
         assert!(matches!(add(&mut usage), Err(Refusal::OutOfCredits(_))));
@@ -659,7 +919,7 @@ mod tests {
     fn a_delete_frees_the_place_of_the_key_that_stored() {
         let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
         let (add, _) = usage
-            .begin_add(2, MemoryId::new(1, 1), 2, None, at(1))
+            .begin_add(Payer::first(2), MemoryId::new(1, 1), 2, None, at(1))
             .unwrap();
         usage.settle(|op| op == add.op);
         let delete = usage.begin_delete(2, add.memory, at(1)).unwrap();
@@ -672,7 +932,7 @@ mod tests {
         let mut usage = usage(Plan::Pro, &[None]);
         for n in 0..INTENTS_MAX as u64 {
             usage
-                .begin_add(1, MemoryId::new(n, 1), 2, None, at(1))
+                .begin_add(Payer::first(1), MemoryId::new(n, 1), 2, None, at(1))
                 .unwrap();
         }
         let used = usage.used;
@@ -681,7 +941,7 @@ mod tests {
             Err(Refusal::Busy)
         );
         assert_eq!(
-            usage.begin_change(1, MemoryId::new(1, 1), 2, at(1)),
+            usage.begin_change(Payer::first(1), MemoryId::new(1, 1), 2, at(1)),
             Err(Refusal::Busy)
         );
         assert_eq!(usage.used, used);
@@ -710,19 +970,24 @@ mod tests {
         let now = at(0);
         let mut usage = usage(Plan::Free, &[None]);
         let mark = usage.mark();
-        usage.debit(1, 2, now).unwrap();
+        usage.debit(Payer::first(1), READ, 2, now).unwrap();
         let (_, _) = usage
-            .begin_add(1, MemoryId::new(5, 5), 2, None, now)
+            .begin_add(Payer::first(1), MemoryId::new(5, 5), 2, None, now)
             .unwrap();
-        usage.change_plan(Plan::Pro, now);
+        usage.change_plan(Plan::Pro, now, Cause::service());
         assert_eq!(usage.broken_since(&mark), None);
-        let mistakes: [(&str, Mistake); 9] = [
+        let mistakes: [(&str, Mistake); 10] = [
             ("more credits are used", |u| u.used = u.granted + 1),
             ("the keys used more", |u| u.shares[0].used = u.used + 1),
             ("the keys hold more", |u| u.held = 0),
-            ("granted within a cycle", |u| u.granted += 1),
+            ("does not say why", |u| u.granted += 1),
+            ("does not say why", |u| u.used_ever += 1),
             ("cycle began again", |u| u.cycle = 2),
-            ("taken back", |u| u.used_ever -= 1),
+            ("taken back", |u| {
+                u.used_ever -= 1;
+                let row = u.ledger.rows.iter_mut().find(|row| row.amount < 0);
+                row.unwrap().amount += 1;
+            }),
             ("given again", |u| u.next_op -= 1),
             ("given again", |u| u.newest = MemoryId::default()),
             ("given again", |u| u.next_key_no -= 1),
@@ -738,7 +1003,7 @@ mod tests {
         // Broken before: the next step is not to blame, and the account goes on.
         usage.used = usage.granted + 1;
         let mark = usage.mark();
-        usage.debit(1, 0, now).unwrap();
+        usage.debit(Payer::first(1), READ, 0, now).unwrap();
         assert_eq!(usage.broken_since(&mark), None);
     }
 }

@@ -3,13 +3,16 @@
 use std::ops::Bound;
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::{Cause, EventKind};
 use crate::domain::plan::Plan;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Share, Usage};
 
 use super::codec::{decode, encode};
-use super::keys::{CreateKeyRefusal, KeyRow, NewKey, key_row};
-use super::schema::{AccountRecord, ActiveKey, KeyIntent, KeyRecord, op_key, part};
+use super::key_changes::KeyRefusal;
+use super::keys::{KeyRow, NewKey};
+use super::schema::{AccountRecord, ActiveKey, KeyIntent, Standing, op_key, part};
 use super::swap::SwapError;
 use super::{Inner, OpError, Ordering, Store, StoreError};
 
@@ -26,6 +29,8 @@ pub struct NewAccount {
     pub key: NewKey,
     /// When it is made; also the anchor of its billing cycles.
     pub created_at: Timestamp,
+    /// Who makes it.
+    pub cause: Cause,
 }
 
 /// Why an account was not made.
@@ -37,6 +42,9 @@ pub enum NameTaken {
     /// A key has that hash; only an operator can choose one.
     #[error("the key exists already")]
     Key,
+    /// The first key of an account has to manage keys, and not to end.
+    #[error("the first key of an account must have the scope keys and no end")]
+    NoManager,
 }
 
 /// An account as the admin sees it.
@@ -52,6 +60,8 @@ pub struct AccountRow {
     pub created_at: Timestamp,
     /// Whether it has an active key.
     pub active: bool,
+    /// Whether an admin has suspended it.
+    pub suspended: bool,
     /// Its counters.
     pub usage: Usage,
     /// Its active keys, oldest first.
@@ -203,6 +213,29 @@ impl Store {
         })
     }
 
+    /// Suspends an account, so that every key of it is refused, or lets it in again. What it is already it
+    /// stays. Returns whether that was a change.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be written.
+    pub async fn suspend(
+        &self,
+        account: AccountKey,
+        suspended: bool,
+        now: Timestamp,
+        cause: Cause,
+    ) -> Result<bool, StoreError> {
+        let inner = self.inner()?;
+        let ticket = inner.admit()?;
+        let changed = inner
+            .run_alone(account, || inner.suspend(account, suspended, now, &cause))
+            .await
+            .map_err(super::usage::never_refused::<std::convert::Infallible>)?;
+        ticket.commit().await?;
+        Ok(changed)
+    }
+
     /// Returns accounts after `after` (from the oldest if `None`), oldest first, `limit` at most.
     ///
     /// # Errors
@@ -278,7 +311,7 @@ impl Store {
         let mut keys = Vec::with_capacity(record.active.len());
         for active in &record.active {
             if let Some(key) = inner.key_record(&active.hash)? {
-                keys.push(key_row(key, &usage));
+                keys.push(inner.key_row(key, &usage, now)?);
             }
         }
         Ok(AccountRow {
@@ -287,6 +320,7 @@ impl Store {
             email: record.email().map(str::to_owned),
             created_at: record.created_at,
             active: !record.active.is_empty(),
+            suspended: record.standing == Standing::Suspended,
             usage,
             keys,
         })
@@ -301,8 +335,54 @@ impl Inner {
         })?)
     }
 
+    fn suspend(
+        &self,
+        account: AccountKey,
+        suspended: bool,
+        now: Timestamp,
+        cause: &Cause,
+    ) -> Result<bool, SwapError<std::convert::Infallible>> {
+        let (from, to, kind) = if suspended {
+            (Standing::Good, Standing::Suspended, EventKind::Suspended)
+        } else {
+            (Standing::Suspended, Standing::Good, EventKind::Reactivated)
+        };
+        if self.account_record(account)?.standing != from {
+            return Ok(false);
+        }
+        let steps = self.steps();
+        let intent = op_key(account, 0);
+        self.trees.key_intents.insert(intent, encode(&KeyIntent::Bar)?)?;
+        self.swap_account(account, |record| {
+            record.standing = to;
+            record.events.push(now, cause.clone(), kind.clone());
+        })?;
+        self.bar(account, to)?;
+        self.trees.key_intents.remove(intent)?;
+        steps.complete();
+        self.hand_over(account)?;
+        Ok(true)
+    }
+
+    /// Makes the index of accounts that are not let in agree with an account's standing.
+    pub(super) fn bar(&self, account: AccountKey, standing: Standing) -> Result<(), StoreError> {
+        let barred = &self.totals.barred;
+        if standing == Standing::Good {
+            if self.trees.barred.remove(account.0)?.is_some() {
+                barred.fetch_sub(1, Ordering::AcqRel);
+            }
+        } else if self.trees.barred.insert(account.0, &[])?.is_none() {
+            barred.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     fn create_account(&self, new: NewAccount) -> Result<(), SwapError<NameTaken>> {
         let account = new.account;
+        let scopes = new.key.scopes.unwrap_or(Scopes::ALL);
+        if !scopes.contains(Scope::Keys) || new.key.expires_at.is_some() {
+            return Err(SwapError::Refused(NameTaken::NoManager));
+        }
         let steps = self.steps();
         let intent = op_key(account, 0);
         let (hash, id) = (new.key.hash, new.key.id.clone());
@@ -328,19 +408,12 @@ impl Inner {
             }
             claimed?;
         }
-        let record = KeyRecord {
-            account,
-            no: 1,
-            id,
-            masked: new.key.masked,
-            description: new.key.description,
-            created_at: new.created_at,
-            created_by: new.key.created_by,
-            revoked: None,
-        };
+        let record = new
+            .key
+            .record(account, 1, new.created_at, &new.cause.actor);
         match self.insert_key(&hash, &record) {
             Ok(()) => {}
-            Err(SwapError::Refused(CreateKeyRefusal::Exists)) => {
+            Err(SwapError::Refused(KeyRefusal::Exists)) => {
                 self.undo_sign_up(account, new.name.as_deref(), &hash, &record.id)?;
                 self.trees.key_intents.remove(intent)?;
                 steps.complete();
@@ -351,13 +424,21 @@ impl Inner {
         }
         let mut usage = Usage::new(new.plan, new.created_at);
         usage.next_key_no = 2;
-        usage.shares.push(Share::new(1, new.key.cap));
+        usage.shares.push(Share {
+            credits_cap: new.key.credits_cap,
+            ..Share::new(1, new.key.cap)
+        });
         self.trees.usage.insert(account.0, encode(&usage)?)?;
-        let users = AccountRecord {
-            name: new.name,
-            created_at: new.created_at,
-            active: vec![ActiveKey { no: 1, hash }],
+        let first = ActiveKey {
+            no: 1,
+            hash,
+            lineage: 1,
         };
+        let mut users = AccountRecord::new(new.name, new.created_at, vec![first]);
+        let plan = new.plan.name().to_owned();
+        for kind in [EventKind::SignedUp { plan }, EventKind::KeyCreated { key: id }] {
+            users.events.push(new.created_at, new.cause.clone(), kind);
+        }
         self.trees.users.insert(account.0, encode(&users)?)?;
         self.trees.key_intents.remove(intent)?;
         for total in [
@@ -368,7 +449,7 @@ impl Inner {
             total.fetch_add(1, Ordering::Relaxed);
         }
         steps.complete();
-        Ok(())
+        Ok(self.hand_over(account)?)
     }
 
     /// Removes whatever a sign-up has written before its account record.

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::memory::{MemoryId, NewMemory, Stamp};
+use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Share, Usage};
 
@@ -19,7 +20,7 @@ use super::error::{OpenError, StoreError};
 use super::keys::name_key;
 use super::memories::{head_facets, write_memory};
 use super::place::{Built, Found, NewTarget, Site, TargetError, hex, look};
-use super::schema::{AccountRecord, ActiveKey, KeyRecord, MemoryHead, Revoked};
+use super::schema::{AccountRecord, ActiveKey, KeyRecord, MemoryHead, Retired, Revoked};
 use super::stats::{Counts, write_snapshot};
 
 /// What an import finds where it shall write.
@@ -193,6 +194,7 @@ impl Bulk {
         usage.held = put.held;
         usage.newest = put.newest;
         usage.next_op = put.held.saturating_add(1);
+        usage.open_ledger(usage.last_activity.unwrap_or(usage.anchor));
         for share in &mut usage.shares {
             share.held = held_by(share.key_no);
         }
@@ -206,6 +208,7 @@ impl Bulk {
                 active.push(ActiveKey {
                     no: key.no,
                     hash: key.hash,
+                    lineage: key.no,
                 });
             }
             let held = held_by(key.no);
@@ -218,11 +221,7 @@ impl Bulk {
                 .names
                 .insert(name.as_str(), encode(&account)?)?;
         }
-        let record = AccountRecord {
-            name: new.name,
-            created_at: new.created_at,
-            active,
-        };
+        let record = AccountRecord::new(new.name, new.created_at, active);
         self.site.trees.users.insert(account.0, encode(&record)?)?;
         Ok(())
     }
@@ -234,16 +233,21 @@ impl Bulk {
         usage: &Usage,
         held: u64,
     ) -> Result<(), StoreError> {
-        let revoked = key.revoked.map(|revoked| Revoked {
-            at: revoked.at,
-            by: revoked.by,
-            cycle: usage.cycle,
-            share: Share {
-                held,
-                ..revoked.share
-            },
-            last_op: usage.next_op.saturating_sub(1),
-        });
+        let (revoked, retired) = match key.revoked {
+            None => (None, None),
+            Some(end) => (
+                Some(Revoked {
+                    at: end.at,
+                    by: end.by,
+                    expired: false,
+                }),
+                Some(Retired {
+                    cycle: usage.cycle,
+                    share: Share { held, ..end.share },
+                    last_op: usage.next_op.saturating_sub(1),
+                }),
+            ),
+        };
         let record = KeyRecord {
             account,
             no: key.no,
@@ -252,7 +256,12 @@ impl Bulk {
             description: key.description,
             created_at: key.created_at,
             created_by: key.created_by,
+            lineage: key.no,
+            scopes: Scopes::ALL,
+            expires_at: None,
+            successor: None,
             revoked,
+            retired,
         };
         self.site.trees.keys.insert(key.hash.0, encode(&record)?)?;
         name_key(&self.site.trees, &key.hash, &record)

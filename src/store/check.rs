@@ -26,7 +26,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::key::KeyHash;
 use crate::domain::usage::KeyNo;
 
-use super::codec::{VALUE_BYTES_MAX, decode};
+use super::codec::{Record, VALUE_BYTES_MAX, decode};
 use super::schema::{AccountRecord, KeyRecord, part};
 use super::{Inner, Store, StoreError};
 
@@ -455,7 +455,7 @@ impl<'a> Check<'a> {
 }
 
 /// Returns a record. `None` if it is not there or cannot be decoded.
-pub(super) fn readable<T: serde::de::DeserializeOwned>(
+pub(super) fn readable<T: Record + serde::de::DeserializeOwned>(
     tree: &sled::Tree,
     key: &[u8],
 ) -> Result<Option<T>, StoreError> {

@@ -1,11 +1,30 @@
 //! Records to bytes and back: a version byte, then bincode.
+//!
+//! A record of an older version is read as what it is now ([`Record::upgrade`]) and written so by the
+//! next change of it.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
 
-/// The version that every record of this release starts with.
+/// The version of everything that never had another.
 const VERSION: u8 = 1;
+
+/// What is stored under a key of a tree.
+pub(crate) trait Record: Sized {
+    /// The version that it is written with.
+    const VERSION: u8 = VERSION;
+
+    /// Makes it of the bytes of an older version; `None` if there was no such version.
+    fn upgrade(version: u8, bytes: &[u8]) -> Option<Result<Self, StoreError>> {
+        let _ = (version, bytes);
+        None
+    }
+}
+
+impl Record for u64 {}
+impl Record for crate::domain::account::AccountKey {}
+impl Record for crate::domain::key::KeyHash {}
 
 /// The largest value that sled keeps in its log; a larger one would go to a file that is never synced.
 pub(crate) const VALUE_BYTES_MAX: usize = 7_600;
@@ -15,8 +34,8 @@ pub(crate) const VALUE_BYTES_MAX: usize = 7_600;
 /// # Errors
 ///
 /// [`StoreError::Corrupt`] if the record is larger than [`VALUE_BYTES_MAX`].
-pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = vec![VERSION];
+pub(crate) fn encode<T: Record + Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = vec![T::VERSION];
     bincode::serde::encode_into_std_write(record, &mut bytes, bincode::config::standard())
         .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))?;
     if bytes.len() > VALUE_BYTES_MAX {
@@ -33,8 +52,14 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 /// # Errors
 ///
 /// [`StoreError::Corrupt`] if they are not.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
-    let bytes = unversioned(bytes)?;
+pub(crate) fn decode<T: Record + DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    if let Some((version, older)) = bytes.split_first()
+        && *version < T::VERSION
+        && let Some(upgraded) = T::upgrade(*version, older)
+    {
+        return upgraded;
+    }
+    let bytes = of_version(T::VERSION, bytes)?;
     let decoded = bincode::serde::decode_from_slice(bytes, config());
     whole(bytes, decoded.map_err(undecodable)?)
 }
@@ -44,9 +69,17 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError>
 /// # Errors
 ///
 /// [`StoreError::Corrupt`] if they are not.
-pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
-    let bytes = unversioned(bytes)?;
+pub(crate) fn decode_borrowed<'a, T: Record + Deserialize<'a>>(
+    bytes: &'a [u8],
+) -> Result<T, StoreError> {
+    let bytes = of_version(T::VERSION, bytes)?;
     let decoded = bincode::serde::borrow_decode_from_slice(bytes, config());
+    whole(bytes, decoded.map_err(undecodable)?)
+}
+
+/// Returns the record that the bytes are, which have no version in front.
+pub(crate) fn decode_older<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    let decoded = bincode::serde::decode_from_slice(bytes, config());
     whole(bytes, decoded.map_err(undecodable)?)
 }
 
@@ -91,8 +124,12 @@ pub(crate) fn versioned(bytes: &[u8]) -> Vec<u8> {
 ///
 /// [`StoreError::Corrupt`] if the version is not ours.
 pub(crate) fn unversioned(bytes: &[u8]) -> Result<&[u8], StoreError> {
+    of_version(VERSION, bytes)
+}
+
+fn of_version(wanted: u8, bytes: &[u8]) -> Result<&[u8], StoreError> {
     match bytes.split_first() {
-        Some((&VERSION, body)) => Ok(body),
+        Some((version, body)) if *version == wanted => Ok(body),
         Some((version, _)) => Err(StoreError::Corrupt(format!(
             "a record has the unknown version {version}"
         ))),
@@ -108,6 +145,9 @@ fn undecodable(error: bincode::error::DecodeError) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Record for (u64, String) {}
+    impl Record for String {}
 
     #[test]
     fn records_start_with_a_version_and_other_versions_are_refused() {

@@ -31,14 +31,21 @@ pub(crate) struct Poisoned;
 type Waiter = oneshot::Sender<Result<(), Poisoned>>;
 
 /// State that the committer shares with those who wait for it.
-#[derive(Debug)]
 struct Shared {
     poisoned: AtomicBool,
+    /// Remembers, for whoever opens the files next, that a write or flush of them has failed.
+    remember: Box<dyn Fn() + Send + Sync>,
     /// Rung once when writes are stopped.
     alarm: Arc<Notify>,
     flushing: Arc<Flushing>,
     dirty: AtomicBool,
     waiting: AtomicUsize,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
 }
 
 /// The handle of the committer's thread. Dropping it flushes once more and ends the thread.
@@ -52,16 +59,18 @@ pub(crate) struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread on this database. `alarm` rings when writes are stopped; `on_hung` is called if it
-    /// is because a flush does not end.
+    /// Starts the thread on this database. When writes are stopped, `remember` is called before anybody is
+    /// told, and `alarm` rings; `on_hung` is called if it is because a flush does not end.
     pub(super) fn start(
         db: sled::Db,
         mut high_water: HighWater,
+        remember: Box<dyn Fn() + Send + Sync>,
         alarm: Arc<Notify>,
         on_hung: fn(),
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             poisoned: AtomicBool::new(false),
+            remember,
             alarm,
             flushing: Arc::default(),
             dirty: AtomicBool::new(false),
@@ -77,14 +86,18 @@ impl Committer {
                     poison(&state, &"a flush panicked");
                 }
             })?;
-        let (stop, stopped) = channel();
+        let (end, ended) = channel();
         let state = Arc::clone(&shared);
         watchdog::start(
             Arc::clone(&shared.flushing),
-            stopped,
+            ended,
             TICKS_MAX,
             move || {
-                poison(&state, &"a flush has not ended for 10 s");
+                // Nothing is written for it: that would hang as well. An error that the flush may yet have
+                // is kept by Linux for whoever opens the files next.
+                if stop(&state, &"a flush has not ended for 10 s") {
+                    state.alarm.notify_one();
+                }
                 on_hung();
             },
         )?;
@@ -92,7 +105,7 @@ impl Committer {
             shared,
             queue: Some(queue),
             thread: Some(thread),
-            _watchdog: stop,
+            _watchdog: end,
         })
     }
 
@@ -146,10 +159,19 @@ impl Drop for Committer {
 }
 
 fn poison(shared: &Shared, why: &dyn std::fmt::Display) {
-    if !shared.poisoned.swap(true, Ordering::AcqRel) {
-        log::error!("writes are stopped until the database is opened anew: {why}");
+    if stop(shared, why) {
+        (shared.remember)();
         shared.alarm.notify_one();
     }
+}
+
+/// Stops writes; says whether they were not before.
+fn stop(shared: &Shared, why: &dyn std::fmt::Display) -> bool {
+    let is_first = !shared.poisoned.swap(true, Ordering::AcqRel);
+    if is_first {
+        log::error!("writes are stopped until the database is opened anew: {why}");
+    }
+    is_first
 }
 
 fn run(db: &sled::Db, high_water: &mut HighWater, waiters: &Receiver<Waiter>, shared: &Shared) {

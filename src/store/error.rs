@@ -27,6 +27,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Turns the end of a swap that nothing refuses into an error.
+    pub(super) fn of_swap(error: super::swap::SwapError<std::convert::Infallible>) -> Self {
+        use super::swap::SwapError;
+        match error {
+            SwapError::Failed(error) => error,
+            SwapError::Contended | SwapError::Refused(_) => Self::Overloaded,
+        }
+    }
+
     /// Says whether the disk is to blame.
     #[must_use]
     pub const fn is_disk_failure(&self) -> bool {

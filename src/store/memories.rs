@@ -11,7 +11,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory, Stamp};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Balance, Intent, KeyNo, Refusal, Share};
+use crate::domain::usage::{Balance, Intent, KeyNo, Payer, Refusal, Share};
 
 use super::codec::{decode_borrowed, encode};
 use super::pieces::{self, INLINE_BYTES_MAX, Owner};
@@ -28,7 +28,7 @@ pub struct AddMemory<'a> {
     /// Whose it will be.
     pub account: AccountKey,
     /// The key that adds it and pays.
-    pub key_no: KeyNo,
+    pub payer: Payer,
     /// That key's public id.
     pub key_id: &'a str,
     /// What the client sent.
@@ -49,7 +49,7 @@ pub struct UpdateMemory {
     /// Whose it is.
     pub account: AccountKey,
     /// The key that changes it and pays.
-    pub key_no: KeyNo,
+    pub payer: Payer,
     /// Which it is.
     pub id: MemoryId,
     /// Credits.
@@ -244,7 +244,7 @@ impl Store {
         Ok(changed)
     }
 
-    /// Deletes a memory. `key_no` is the key that asks, whose numbers are returned.
+    /// Deletes a memory. `lineage` is that of the key that asks, whose numbers are returned.
     ///
     /// # Errors
     ///
@@ -252,13 +252,13 @@ impl Store {
     pub async fn delete_memory(
         &self,
         account: AccountKey,
-        key_no: KeyNo,
+        lineage: KeyNo,
         id: MemoryId,
         now: Timestamp,
     ) -> Result<Deleted, OpError<UpdateRefusal<Refusal>>> {
         let inner = self.inner()?;
         let ticket = inner.admit()?;
-        let step = || inner.delete_memory(account, key_no, id, now);
+        let step = || inner.delete_memory(account, lineage, id, now);
         let (deleted, stats_due) = inner.run_alone(account, step).await?;
         ticket.commit().await?;
         if stats_due {
@@ -300,7 +300,7 @@ impl Inner {
     ) -> Result<(String, Balance, bool), SwapError<Refusal>> {
         let replay = add.replay.map(|replay| replay.key);
         let (intent, balance, total, stats_due) = self.swap_usage(add.account, |usage| {
-            let begun = usage.begin_add(add.key_no, add.id, add.cost, replay, add.now)?;
+            let begun = usage.begin_add(add.payer, add.id, add.cost, replay, add.now)?;
             Ok((
                 begun.0,
                 begun.1,
@@ -326,7 +326,7 @@ impl Inner {
         }
         let head = MemoryHead {
             revision: intent.op,
-            key_no: add.key_no,
+            key_no: add.payer.lineage,
             timestamp: add.now,
             success: add.memory.success,
             category: &add.memory.category,
@@ -350,7 +350,7 @@ impl Inner {
     ) -> Result<(Changed, bool), SwapError<UpdateRefusal<E>>> {
         let UpdateMemory {
             account,
-            key_no,
+            payer,
             id,
             cost,
             now,
@@ -379,7 +379,7 @@ impl Inner {
         let entry = memory.entry_json(&stamp);
         let (intent, balance, stats_due) = self
             .swap_usage(account, |usage| {
-                let (intent, balance) = usage.begin_change(key_no, id, cost, now)?;
+                let (intent, balance) = usage.begin_change(payer, id, cost, now)?;
                 Ok((intent, balance, usage.next_op >= usage.stats_due))
             })
             .map_err(refused_by_usage)?;
@@ -408,7 +408,7 @@ impl Inner {
     fn delete_memory(
         &self,
         account: AccountKey,
-        key_no: KeyNo,
+        lineage: KeyNo,
         id: MemoryId,
         now: Timestamp,
     ) -> Result<(Deleted, bool), SwapError<UpdateRefusal<Refusal>>> {
@@ -418,11 +418,11 @@ impl Inner {
         let head: MemoryHead<'_> = decode_borrowed(&bytes)?;
         let (intent, balance, stats_due) = self
             .swap_usage(account, |usage| {
-                usage.balance_of(key_no)?;
+                usage.balance_of(lineage)?;
                 let intent = usage.begin_delete(head.key_no, id, now)?;
                 Ok((
                     intent,
-                    usage.balance_of(key_no)?,
+                    usage.balance_of(lineage)?,
                     usage.next_op >= usage.stats_due,
                 ))
             })

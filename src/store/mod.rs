@@ -7,6 +7,7 @@
 
 mod accounts;
 mod archive;
+mod audit;
 mod backup;
 mod backup_file;
 mod backup_folder;
@@ -21,7 +22,9 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod high_water;
+mod key_changes;
 mod keys;
+mod ledger;
 mod locks;
 mod memories;
 mod pieces;
@@ -63,9 +66,8 @@ pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progres
 pub use compact::{CompactError, CompactProgress, CompactStep, Compacted, compact};
 pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
 pub use error::{OpenError, StoreError};
-pub use keys::{
-    ACTIVE_KEYS_MAX, CreateKeyRefusal, KeyRow, KeyState, NewKey, Principal, RevokeRefusal,
-};
+pub use key_changes::{KeyChange, KeyRefusal, Successor};
+pub use keys::{ACTIVE_KEYS_MAX, KeyRow, KeyState, NewKey, Principal};
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
@@ -163,6 +165,8 @@ struct Inner {
     db: sled::Db,
     locks: AccountLocks,
     stats: stats::Cache,
+    /// The end of the audit log; whoever appends holds it.
+    audit: Mutex<audit::Head>,
     totals: Totals,
     waiting_writes: Semaphore,
     /// Whether a check runs beside writes.
@@ -179,6 +183,8 @@ struct Totals {
     active_accounts: AtomicU64,
     active_keys: AtomicU64,
     memories: AtomicU64,
+    /// Accounts whose keys are all refused.
+    barred: AtomicU64,
 }
 
 /// What `/health` tells of the store. Costs the same however much is stored.
@@ -411,15 +417,22 @@ impl Inner {
         damage: OnDamage,
     ) -> Result<(Self, u64), OpenError> {
         let db = directory.open_database(options.cache_bytes)?;
+        let recovering = |source| OpenError::Recovery {
+            path: directory.display(),
+            source,
+        };
         let of_database = |error| OpenError::of_database(directory.path(), error);
         let counted = HighWater::look(&db, directory.path(), damage)?;
         let trees = Trees::open(&db).map_err(of_database)?;
         let mut high_water = HighWater::new(trees.meta.clone(), directory.path(), counted);
         directory::prove_durable(&db, &mut high_water, directory)?;
         directory.look_for_space(options.reserve_bytes);
+        let marked = Arc::clone(directory);
+        let head = audit::Head::read(&trees.audit).map_err(recovering)?;
         let committer = Committer::start(
             db.clone(),
             high_water,
+            Box::new(move || marked.mark_unsynced()),
             Arc::clone(alarm),
             options.on_hung_disk,
         )
@@ -430,18 +443,14 @@ impl Inner {
             db,
             locks: AccountLocks::new(),
             stats: stats::Cache::new(),
+            audit: Mutex::new(head),
             totals: Totals::default(),
             waiting_writes: Semaphore::new(options.waiting_writes_max),
             checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),
             directory: Arc::clone(directory),
         };
-        let settled = inner
-            .recover(damage)
-            .map_err(|source| OpenError::Recovery {
-                path: directory.display(),
-                source,
-            })?;
+        let settled = inner.recover(damage).map_err(recovering)?;
         Ok((inner, settled))
     }
 

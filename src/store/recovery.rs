@@ -9,7 +9,9 @@ use crate::domain::usage::{Intent, IntentKind, Usage};
 
 use super::codec::{decode, encode};
 use super::pieces::{self, Owner};
-use super::schema::{AccountRecord, KeyIntent, memory_key, op_key, part};
+use super::schema::{
+    AccountRecord, KeyIntent, Revoked, Standing, memory_key, op_key, part, replay_key,
+};
 use super::{Inner, Ordering, StoreError};
 
 /// What recovery does about a record that is damaged.
@@ -46,16 +48,24 @@ impl Inner {
             }
         }
         let (mut accounts, mut active_accounts, mut active_keys) = (0u64, 0u64, 0u64);
-        for bytes in self.trees.users.iter().values() {
-            let Some(record) = damage.judge(decode::<AccountRecord>(&bytes?))? else {
+        for entry in &self.trees.users {
+            let (key, bytes) = entry?;
+            let Some(record) = damage.judge(decode::<AccountRecord>(&bytes))? else {
                 continue;
             };
+            if !record.events.events.is_empty()
+                && let Some(account) = part(&key, 0).map(AccountKey)
+            {
+                damage.judge(self.hand_over(account))?;
+            }
             accounts = accounts.saturating_add(1);
             active_accounts = active_accounts.saturating_add(u64::from(!record.active.is_empty()));
             let keys = u64::try_from(record.active.len()).unwrap_or(u64::MAX);
             active_keys = active_keys.saturating_add(keys);
         }
         damage.judge(self.recover_stats())?;
+        let barred = u64::try_from(self.trees.barred.len()).unwrap_or(u64::MAX);
+        self.totals.barred.store(barred, Ordering::Release);
         self.totals.memories.store(memories, Ordering::Relaxed);
         self.totals.accounts.store(accounts, Ordering::Relaxed);
         self.totals
@@ -76,6 +86,13 @@ impl Inner {
         let mut settled = 0;
         if !usage.intents.is_empty() {
             settled = self.recover_memories(account, &mut usage)?;
+        }
+        // Rows that were being moved are in both, or in the usage only: as they are, they are read once.
+        if usage.ledger.rows.iter().any(|row| row.no <= usage.ledger.frozen) {
+            self.move_ledger(account)?;
+        }
+        if !usage.events.events.is_empty() {
+            self.hand_over(account)?;
         }
         Ok((settled, usage.held))
     }
@@ -133,6 +150,13 @@ impl Inner {
             IntentKind::Delete => {
                 self.finish_delete(account, intent)?;
                 Ok(revision.is_none())
+            }
+            IntentKind::Adjust { replay, .. } => {
+                if self.trees.replays.contains_key(replay_key(account, *replay))? {
+                    return Ok(true);
+                }
+                usage.undo(intent);
+                Ok(false)
             }
         }
     }
@@ -203,8 +227,51 @@ impl Inner {
             }
             KeyIntent::Revoke { no, hash, at, by } => {
                 if !is_active(no) {
-                    self.retire_key(account, no, &hash, at, by)?;
+                    let expired = false;
+                    self.retire_key(account, &hash, Revoked { at, by, expired })?;
                 }
+            }
+            KeyIntent::Expire { no, hash, at } => {
+                if !is_active(no) {
+                    let (by, expired) = (None, true);
+                    self.retire_key(account, &hash, Revoked { at, by, expired })?;
+                }
+            }
+            KeyIntent::Rotate {
+                no,
+                hash,
+                id,
+                old,
+                at,
+                until,
+                by,
+            } => {
+                if is_active(no) {
+                    self.supersede(&old, &id, at, until, by.unwrap_or_default())?;
+                } else {
+                    self.remove_key(account, no, &hash, &id)?;
+                }
+            }
+            KeyIntent::Change {
+                hash,
+                event_no,
+                description,
+                scopes,
+                expires_at,
+                credits_cap,
+            } => {
+                let is_done = |record: &AccountRecord| record.events.last_no >= event_no;
+                if record.as_ref().is_some_and(is_done)
+                    && let Some(mut key) = self.key_record(&hash)?
+                {
+                    (key.description, key.scopes, key.expires_at) =
+                        (description, scopes, expires_at);
+                    self.apply_change(&hash, &key, credits_cap)?;
+                }
+            }
+            KeyIntent::Bar => {
+                let standing = record.map_or(Standing::Good, |record| record.standing);
+                self.bar(account, standing)?;
             }
         }
         Ok(())

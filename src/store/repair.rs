@@ -420,7 +420,7 @@ impl Repair<'_> {
         let counted = Counted::of(self.inner, account)?;
         let before = readable::<Usage>(&trees.usage, &account.0)?;
         let above = |n: u64| n.saturating_add(1);
-        let ends = keys.iter().filter_map(|key| key.revoked.as_ref());
+        let ends = keys.iter().filter_map(|key| key.retired.as_ref());
         let last_ops = ends.map(|end| above(end.last_op));
         let numbers = keys.iter().map(|key| key.no.saturating_add(1));
         usage.newest = usage.newest.max(counted.newest);
@@ -471,18 +471,23 @@ impl Repair<'_> {
         keys: &[KeyRecord],
     ) -> Result<(), StoreError> {
         let ended = |no: KeyNo| keys.iter().any(|key| key.no == no && key.revoked.is_some());
+        let retired = |no: KeyNo| keys.iter().any(|key| key.no == no && key.retired.is_some());
         let before = record.active.clone();
         record.active.retain(|key| !ended(key.no));
-        usage.shares.retain(|share| !ended(share.key_no));
+        usage.shares.retain(|share| !retired(share.key_no));
         for key in keys.iter().filter(|key| key.revoked.is_none()) {
             let listed = record.active.iter().any(|active| active.no == key.no);
             let number = account_key_key(account, key.no);
             let hash: Option<KeyHash> = readable(&self.inner.trees.account_keys, &number)?;
             if let Some(hash) = hash
                 && !listed
-                && usage.share(key.no).is_some()
+                && usage.share(key.lineage).is_some()
             {
-                record.active.push(ActiveKey { no: key.no, hash });
+                record.active.push(ActiveKey {
+                    no: key.no,
+                    hash,
+                    lineage: key.lineage,
+                });
             }
         }
         let mut seen = HashSet::new();
@@ -497,9 +502,9 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Corrects what a revoked key is said to hold.
+    /// Corrects what a retired lineage is said to hold.
     fn held_by_revoked(&mut self, key: &KeyRecord, held: u64) -> Result<(), StoreError> {
-        let Some(revoked) = key.revoked.as_ref().filter(|r| r.share.held != held) else {
+        let Some(retired) = key.retired.as_ref().filter(|r| r.share.held != held) else {
             return Ok(());
         };
         let trees = self.trees();
@@ -508,9 +513,9 @@ impl Repair<'_> {
             return Ok(());
         };
         let mut corrected = key.clone();
-        let mut end = revoked.clone();
+        let mut end = retired.clone();
         end.share.held = held;
-        corrected.revoked = Some(end);
+        corrected.retired = Some(end);
         self.insert(&trees.keys, &hash.0, encode(&corrected)?)?;
         self.done(
             "keys",

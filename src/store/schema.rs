@@ -7,7 +7,11 @@
 //! | `keys` | SHA-256 of the key | [`KeyRecord`] |
 //! | `key_ids` | `key_…` | SHA-256 of the key |
 //! | `account_keys` | account, number | SHA-256 of the key, also of revoked ones |
-//! | `usage` | account | [`crate::domain::usage::Usage`]: counters, shares, intents |
+//! | `usage` | account | [`crate::domain::usage::Usage`]: counters, shares, intents, newest ledger rows |
+//! | `ledger` | account, number | [`LedgerRow`]: those that left the usage |
+//! | `barred` | account | nothing: accounts whose keys are all refused |
+//! | `key_expiries` | time, account, number | nothing: keys whose time will come |
+//! | `audit` | number | [`AuditRow`]: the audit log, over all accounts |
 //! | `memories` | account, id | [`MemoryHead`] |
 //! | `pieces` | owner, revision, number | part of a value too long for one |
 //! | `replays` | account, hash of the `Idempotency-Key` | [`ReplayRecord`] |
@@ -24,10 +28,19 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::AccountKey;
+use crate::domain::audit::AuditEntry;
+use crate::domain::event::EventTail;
 use crate::domain::key::{KeyHash, KeyId};
+use crate::domain::ledger::LedgerRow;
 use crate::domain::memory::MemoryId;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{KeyNo, Share};
+use crate::domain::usage::{KeyNo, Payer, Share, Usage};
+
+use super::codec::Record;
+use super::error::StoreError;
+
+mod v1;
 
 /// The trees of a database.
 #[derive(Clone, Debug)]
@@ -38,6 +51,10 @@ pub(crate) struct Trees {
     pub key_ids: sled::Tree,
     pub account_keys: sled::Tree,
     pub usage: sled::Tree,
+    pub ledger: sled::Tree,
+    pub barred: sled::Tree,
+    pub key_expiries: sled::Tree,
+    pub audit: sled::Tree,
     pub memories: sled::Tree,
     pub pieces: sled::Tree,
     pub replays: sled::Tree,
@@ -58,6 +75,10 @@ impl Trees {
             key_ids: db.open_tree("key_ids")?,
             account_keys: db.open_tree("account_keys")?,
             usage: db.open_tree("usage")?,
+            ledger: db.open_tree("ledger")?,
+            barred: db.open_tree("barred")?,
+            key_expiries: db.open_tree("key_expiries")?,
+            audit: db.open_tree("audit")?,
             memories: db.open_tree("memories")?,
             pieces: db.open_tree("pieces")?,
             replays: db.open_tree("replays")?,
@@ -78,9 +99,33 @@ pub(crate) struct AccountRecord {
     pub created_at: Timestamp,
     /// The active keys, oldest first: the rule of the last key is one swap of this record.
     pub active: Vec<ActiveKey>,
+    /// Whether its keys are let in.
+    pub standing: Standing,
+    /// Events on their way to the audit log.
+    pub events: EventTail,
+}
+
+/// Whether an account's keys are let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    Good,
+    /// An admin has suspended the account.
+    Suspended,
+    /// The account is being erased.
+    Erasing,
 }
 
 impl AccountRecord {
+    pub(super) fn new(name: Option<String>, created_at: Timestamp, active: Vec<ActiveKey>) -> Self {
+        Self {
+            name,
+            created_at,
+            active,
+            standing: Standing::Good,
+            events: EventTail::default(),
+        }
+    }
+
     pub(super) fn account_id(&self, account: AccountKey) -> String {
         self.name.clone().unwrap_or_else(|| account.anonymous_id())
     }
@@ -95,9 +140,11 @@ impl AccountRecord {
 pub(crate) struct ActiveKey {
     pub no: KeyNo,
     pub hash: KeyHash,
+    /// The first key of those that were rotated into each other up to this one.
+    pub lineage: KeyNo,
 }
 
-/// A key. Its counters are in the account's usage while it is active.
+/// A key. The counters of its lineage are in the account's usage while a key of that is active.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct KeyRecord {
     pub account: AccountKey,
@@ -107,15 +154,53 @@ pub(crate) struct KeyRecord {
     pub description: String,
     pub created_at: Timestamp,
     pub created_by: Option<String>,
+    /// The first key of those that were rotated into each other up to this one.
+    pub lineage: KeyNo,
+    pub scopes: Scopes,
+    /// From when on it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// The key that it was rotated into.
+    pub successor: Option<KeyId>,
     pub revoked: Option<Revoked>,
+    /// In the record of a lineage's first key, once no key of the lineage is active.
+    pub retired: Option<Retired>,
 }
 
-/// The end of a key: its counters as they were, less what is deleted later.
+impl KeyRecord {
+    /// Returns what it may do now: one that has a successor manages no keys.
+    pub(super) fn scopes_now(&self) -> Scopes {
+        match self.successor {
+            Some(_) => self.scopes.without(Scope::Keys),
+            None => self.scopes,
+        }
+    }
+
+    /// Says whether it can be relied on to manage keys for as long as nobody changes it.
+    pub(super) fn manages(&self) -> bool {
+        self.scopes_now().contains(Scope::Keys) && self.expires_at.is_none()
+    }
+
+    pub(super) fn payer(&self) -> Payer {
+        Payer {
+            key_no: self.no,
+            lineage: self.lineage,
+        }
+    }
+}
+
+/// The end of a key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Revoked {
     pub at: Timestamp,
     /// A key id, or `admin`.
     pub by: Option<String>,
+    /// Whether it came of itself.
+    pub expired: bool,
+}
+
+/// The end of a lineage: its counters as they were, less what is deleted later.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Retired {
     /// The billing cycle that `share.used` is of.
     pub cycle: u32,
     pub share: Share,
@@ -179,6 +264,79 @@ pub(crate) enum KeyIntent {
         at: Timestamp,
         by: Option<String>,
     },
+    /// A key's time has come.
+    Expire {
+        no: KeyNo,
+        hash: KeyHash,
+        at: Timestamp,
+    },
+    /// A key gets a successor, which is active from then on.
+    Rotate {
+        no: KeyNo,
+        hash: KeyHash,
+        id: KeyId,
+        old: KeyHash,
+        at: Timestamp,
+        /// When the old key ends; at once if that is `at`.
+        until: Timestamp,
+        by: Option<String>,
+    },
+    /// A key is changed. Done once the account's record has the event of this number.
+    Change {
+        hash: KeyHash,
+        event_no: u64,
+        description: String,
+        scopes: Scopes,
+        expires_at: Option<Timestamp>,
+        credits_cap: Option<u64>,
+    },
+    /// The index of suspended accounts follows the account's record.
+    Bar,
+}
+
+/// A row of the audit log; its key is its number.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AuditRow {
+    pub entry: AuditEntry,
+    /// The record that carried the event, and the event's number in it; 0 if none did.
+    pub carrier: Carrier,
+    pub event_no: u64,
+}
+
+/// The record that carried an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Carrier {
+    Nothing,
+    Account,
+    Usage,
+}
+
+impl Record for KeyIntent {}
+impl Record for LedgerRow {}
+impl Record for AuditRow {}
+impl Record for StatsHead {}
+impl Record for MemoryHead<'_> {}
+impl Record for ReplayRecord<'_> {}
+impl Record for AccountRecord {
+    const VERSION: u8 = 2;
+
+    fn upgrade(_: u8, bytes: &[u8]) -> Option<Result<Self, StoreError>> {
+        Some(v1::account(bytes))
+    }
+}
+impl Record for KeyRecord {
+    const VERSION: u8 = 2;
+
+    fn upgrade(_: u8, bytes: &[u8]) -> Option<Result<Self, StoreError>> {
+        Some(v1::key(bytes))
+    }
+}
+impl Record for Usage {
+    const VERSION: u8 = 2;
+
+    fn upgrade(_: u8, bytes: &[u8]) -> Option<Result<Self, StoreError>> {
+        Some(v1::usage(bytes))
+    }
 }
 
 /// Account, number of a key.
@@ -194,6 +352,14 @@ pub(crate) fn memory_key(account: AccountKey, id: MemoryId) -> [u8; 32] {
 /// Account, number of a write.
 pub(crate) fn op_key(account: AccountKey, op: u64) -> [u8; 24] {
     join(account.0, op.to_be_bytes())
+}
+
+/// Time, account, number of a key.
+pub(crate) fn expiry_key(at: Timestamp, account: AccountKey, no: KeyNo) -> [u8; 28] {
+    join(
+        u64::try_from(at.micros()).unwrap_or(0).to_be_bytes(),
+        account_key_key(account, no),
+    )
 }
 
 /// Account, idempotency hash.

@@ -17,7 +17,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::memory::MemoryId;
 use crate::domain::usage::Usage;
 
-use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
+use super::codec::{Record, decode, decode_borrowed, decode_long, encode, encode_long};
 use super::locks::lock;
 use super::memories::{Facets, memory_id};
 use super::pieces::{self, Owner};
@@ -58,6 +58,8 @@ pub(super) struct Counts {
     categories: BTreeMap<String, u64>,
     types: BTreeMap<String, u64>,
 }
+
+impl Record for Delta {}
 
 /// What one write changes in the counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,8 @@ use crate::domain::key::{KeyId, Secret};
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::domain::usage::KeyNo;
+use crate::domain::event::Cause;
+use crate::domain::usage::{KeyNo, Payer};
 
 use super::{AddMemory, NewAccount, NewKey, Store, UpdateMemory};
 
@@ -21,7 +22,9 @@ pub(super) fn new_key(secret: &str) -> NewKey {
         masked: secret.masked(),
         description: "test".to_owned(),
         cap: None,
-        created_by: None,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     }
 }
 
@@ -54,7 +57,7 @@ pub(super) async fn add(
     let key_id = rows.iter().find(|row| row.share.key_no == key_no).unwrap();
     let add = AddMemory {
         account,
-        key_no,
+        payer: Payer::first(key_no),
         key_id: key_id.id.as_str(),
         memory: &memory("a", bytes),
         id,
@@ -71,7 +74,7 @@ pub(super) async fn change(store: &Store, account: AccountKey, id: MemoryId, byt
     let to = |_| Ok::<_, std::convert::Infallible>(memory("b", bytes));
     let update = UpdateMemory {
         account,
-        key_no: 1,
+        payer: Payer::first(1),
         id,
         cost: 2,
         now: NOW,
@@ -92,6 +95,7 @@ pub(super) async fn sign_up(
         plan: Plan::Pro,
         key,
         created_at: NOW,
+        cause: Cause::service(),
     };
     store.create_account(new).await.unwrap();
     account

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::domain::account::AccountKey;
-use crate::domain::plan::Plan;
+use crate::domain::event::Cause;
+use crate::domain::plan::{Operation, Plan};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Balance, KeyNo, Refusal, Usage};
+use crate::domain::usage::{Balance, KeyNo, Payer, Refusal, Usage};
 
 use super::codec::{decode, encode};
 use super::swap::SwapError;
@@ -46,15 +47,17 @@ impl Store {
     pub async fn debit(
         &self,
         account: AccountKey,
-        key_no: KeyNo,
-        cost: u64,
+        payer: Payer,
+        (operation, cost): (Operation, u64),
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
         // The caller has read already: rather late than in vain.
         self.opened().await;
         let inner = self.inner()?;
         if inner.takes_writes().is_ok() {
-            let step = || inner.swap_usage(account, |usage| usage.debit(key_no, cost, now));
+            let step = || {
+                inner.swap_usage(account, |usage| usage.debit(payer, operation, cost, now))
+            };
             match inner.run_shared(account, step).await {
                 Ok(balance) => {
                     inner.committer.mark_dirty();
@@ -64,20 +67,20 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        self.read_uncharged(account, key_no, cost, now)
+        self.read_uncharged(account, payer.lineage, cost, now)
     }
 
     /// Answers for an account with credits left while nothing can be debited.
     fn read_uncharged(
         &self,
         account: AccountKey,
-        key_no: KeyNo,
+        lineage: KeyNo,
         cost: u64,
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
         let balance = self
             .usage(account, now)?
-            .balance_of(key_no)
+            .balance_of(lineage)
             .map_err(OpError::Refused)?;
         if balance.credits_remaining < cost {
             return Err(OpError::Refused(Refusal::OutOfCredits(balance)));
@@ -95,13 +98,14 @@ impl Store {
         account: AccountKey,
         plan: Plan,
         now: Timestamp,
+        cause: Cause,
     ) -> Result<(Plan, Usage), StoreError> {
         let inner = self.inner()?;
         let ticket = inner.admit()?;
         let changed = inner
             .run_alone(account, || {
                 inner.swap_usage::<_, Refusal>(account, |usage| {
-                    Ok((usage.change_plan(plan, now), usage.clone()))
+                    Ok((usage.change_plan(plan, now, cause.clone()), usage.clone()))
                 })
             })
             .await
@@ -117,14 +121,15 @@ impl Inner {
         decode(&bytes.ok_or_else(|| no_usage(account))?)
     }
 
-    /// Changes an account's usage in one swap, and drops the intents of writes that are complete.
+    /// Changes an account's usage in one swap, and drops the intents of writes that are complete. What the
+    /// usage carries then and is due goes on from there.
     pub(super) fn swap_usage<T, E>(
         &self,
         account: AccountKey,
         mut step: impl FnMut(&mut Usage) -> Result<T, E>,
     ) -> Result<T, SwapError<E>> {
         let mut settled = Vec::new();
-        let mut cycle = None;
+        let (mut cycle, mut rows_due, mut has_events) = (None, false, false);
         let result = self.swap(&self.trees.usage, &account.0, |current| {
             let mut usage: Usage = decode(current.ok_or_else(|| no_usage(account))?)?;
             settled.clear();
@@ -144,11 +149,25 @@ impl Inner {
                 return Err(StoreError::Corrupt(format!("a step on {id}: {rule}")).into());
             }
             cycle = (usage.cycle != before).then_some(usage.cycle);
+            (rows_due, has_events) = (usage.ledger.is_due(), !usage.events.events.is_empty());
             Ok((Some(encode(&usage)?), result))
         })?;
         self.locks.forget(account, &settled);
         if let Some(cycle) = cycle {
             log::info!("billing cycle {cycle} began for {}", account.anonymous_id());
+        }
+        // The step is done: what goes wrong from here on is settled by a later one, or on open.
+        let moved = match (rows_due, has_events) {
+            (true, _) => self.move_ledger(account),
+            (false, _) => Ok(()),
+        };
+        let handed = if has_events {
+            self.hand_over(account)
+        } else {
+            Ok(())
+        };
+        for error in [moved, handed].into_iter().filter_map(Result::err) {
+            log::warn!("{} carries on: {error}", account.anonymous_id());
         }
         Ok(result)
     }

@@ -109,13 +109,14 @@ impl Check<'_> {
         match self.account_record(account)? {
             None => self.problem("usage", &id, "its account is not there"),
             Some(record) => {
-                let mut active: Vec<KeyNo> = record.active.iter().map(|key| key.no).collect();
+                let mut active: Vec<KeyNo> = record.active.iter().map(|k| k.lineage).collect();
                 let mut shares: Vec<KeyNo> = usage.shares.iter().map(|s| s.key_no).collect();
                 active.sort_unstable();
+                active.dedup();
                 shares.sort_unstable();
                 if active != shares {
                     let what =
-                        format!("it has shares of the keys {shares:?}, active are {active:?}");
+                        format!("it has shares of the lineages {shares:?}, active are {active:?}");
                     self.problem("usage", &id, what);
                 }
                 if active.is_empty() {
@@ -179,7 +180,7 @@ impl Check<'_> {
             ever = ever.saturating_add(share.used_ever);
         }
         for (no, key) in keys {
-            let end = key.as_ref().map(|key| key.revoked.as_ref());
+            let end = key.as_ref().map(|key| key.retired.as_ref());
             known &= end.is_some() || usage.share(*no).is_some();
             let Some(end) = end.flatten() else { continue };
             if end.cycle == usage.cycle {
@@ -230,8 +231,8 @@ impl Check<'_> {
         for (no, record) in keys {
             let there = by_key.remove(no).unwrap_or(0);
             let Some(record) = record else { continue };
-            if let Some(revoked) = &record.revoked {
-                let held = revoked.share.held;
+            if let Some(retired) = &record.retired {
+                let held = retired.share.held;
                 if held != there {
                     let what = format!("it counts {held} memories, {there} are there");
                     self.problem("keys", record.id.as_str(), what);

@@ -83,7 +83,7 @@ impl Check<'_> {
                 continue;
             };
             let revoked = self.key_record(&hash)?.and_then(|key| key.revoked);
-            if revoked.is_some_and(|r| r.by.as_deref().is_none_or(|by| by == "admin")) {
+            if revoked.is_some_and(|r| r.by.as_deref().is_none_or(|by| matches!(by, "admin" | "operator"))) {
                 return Ok(true);
             }
         }
@@ -118,6 +118,7 @@ impl Check<'_> {
         let entry = ActiveKey {
             no: record.no,
             hash,
+            lineage: record.lineage,
         };
         match (self.account_record(record.account)?, &record.revoked) {
             (None, _) => self.problem("keys", id, "its account is not there"),
@@ -131,14 +132,14 @@ impl Check<'_> {
             // A revoked key that is listed is named by its account.
             (Some(_), _) => {}
         }
-        let Some(revoked) = &record.revoked else {
+        let Some(retired) = &record.retired else {
             return Ok(());
         };
-        if revoked.share.key_no != record.no {
+        if retired.share.key_no != record.no {
             self.problem("keys", id, "the counters kept with it are another key's");
         }
         let usage: Option<Usage> = readable(&trees.usage, &record.account.0)?;
-        let ahead = |usage: Usage| revoked.last_op >= usage.next_op || revoked.cycle > usage.cycle;
+        let ahead = |usage: Usage| retired.last_op >= usage.next_op || retired.cycle > usage.cycle;
         if usage.is_some_and(ahead) {
             self.problem(
                 "keys",
