@@ -89,6 +89,18 @@ pub struct LedgerRow {
 }
 
 impl LedgerRow {
+    /// Returns what is kept of the row when its account is erased: amount, entry, cycle, hour, and how many
+    /// requests it was.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        Self {
+            at: Timestamp::from_micros(hour(self.at).saturating_mul(HOUR_MICROS)),
+            key_no: 0,
+            request: None,
+            ..self.clone()
+        }
+    }
+
     /// Says whether a debit belongs into this row.
     fn takes(&self, of: &Self) -> bool {
         matches!(self.entry, Entry::Debit(_))

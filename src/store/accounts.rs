@@ -330,9 +330,7 @@ impl Store {
 impl Inner {
     pub(super) fn account_record(&self, account: AccountKey) -> Result<AccountRecord, StoreError> {
         let bytes = self.trees.users.get(account.0)?;
-        decode(&bytes.ok_or_else(|| {
-            StoreError::Corrupt(format!("{} has no record", account.anonymous_id()))
-        })?)
+        decode(&bytes.ok_or(StoreError::NoAccount)?)
     }
 
     fn suspend(

@@ -644,7 +644,7 @@ impl Inner {
         change: impl Fn(&mut AccountRecord),
     ) -> Result<(), SwapError<E>> {
         self.swap(&self.trees.users, &account.0, |current| {
-            let mut record: AccountRecord = decode(current.unwrap_or_default())?;
+            let mut record: AccountRecord = decode(current.ok_or(StoreError::NoAccount)?)?;
             change(&mut record);
             Ok((Some(encode(&record)?), ()))
         })

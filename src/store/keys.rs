@@ -139,10 +139,14 @@ impl Store {
             Some(end) if end.expired => KeyState::Expired(principal),
             Some(_) => KeyState::Revoked(principal),
             None if record.expires_at.is_some_and(|end| end <= now) => KeyState::Expired(principal),
-            None if is_barred()? => match inner.account_record(record.account)?.standing {
-                Standing::Good => KeyState::Active(principal),
-                Standing::Suspended => KeyState::Suspended(principal),
-                Standing::Erasing => KeyState::Revoked(principal),
+            None if is_barred()? => match inner.account_record(record.account) {
+                Ok(account) if account.standing == Standing::Good => KeyState::Active(principal),
+                Ok(account) if account.standing == Standing::Suspended => {
+                    KeyState::Suspended(principal)
+                }
+                // The account is being erased: its keys are nobody's.
+                Ok(_) | Err(StoreError::NoAccount) => return Ok(None),
+                Err(error) => return Err(error),
             },
             None => KeyState::Active(principal),
         }))

@@ -18,6 +18,7 @@ mod committer;
 mod compact;
 mod directory;
 mod durable;
+mod erase;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -65,6 +66,7 @@ pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, targ
 pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progress};
 pub use compact::{CompactError, CompactProgress, CompactStep, Compacted, compact};
 pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
+pub use erase::{EraseRefusal, Erased, Erasure};
 pub use error::{OpenError, StoreError};
 pub use key_changes::{KeyChange, KeyRefusal, Successor};
 pub use keys::{ACTIVE_KEYS_MAX, KeyRow, KeyState, NewKey, Principal};
@@ -167,6 +169,8 @@ struct Inner {
     stats: stats::Cache,
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
+    /// Accounts whose erasure somebody is working on.
+    erasing: Mutex<HashSet<AccountKey>>,
     totals: Totals,
     waiting_writes: Semaphore,
     /// Whether a check runs beside writes.
@@ -444,6 +448,7 @@ impl Inner {
             locks: AccountLocks::new(),
             stats: stats::Cache::new(),
             audit: Mutex::new(head),
+            erasing: Mutex::default(),
             totals: Totals::default(),
             waiting_writes: Semaphore::new(options.waiting_writes_max),
             checking: AtomicBool::new(false),

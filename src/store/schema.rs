@@ -11,6 +11,8 @@
 //! | `ledger` | account, number | [`LedgerRow`]: those that left the usage |
 //! | `barred` | account | nothing: accounts whose keys are all refused |
 //! | `key_expiries` | time, account, number | nothing: keys whose time will come |
+//! | `erasures` | account | [`crate::store::erase::ErasureIntent`]: accounts that are being erased |
+//! | `erased_ledger` | random id, number | [`LedgerRow`]: amounts of accounts that were erased |
 //! | `audit` | number | [`AuditRow`]: the audit log, over all accounts |
 //! | `memories` | account, id | [`MemoryHead`] |
 //! | `pieces` | owner, revision, number | part of a value too long for one |
@@ -55,6 +57,8 @@ pub(crate) struct Trees {
     pub barred: sled::Tree,
     pub key_expiries: sled::Tree,
     pub audit: sled::Tree,
+    pub erasures: sled::Tree,
+    pub erased_ledger: sled::Tree,
     pub memories: sled::Tree,
     pub pieces: sled::Tree,
     pub replays: sled::Tree,
@@ -79,6 +83,8 @@ impl Trees {
             barred: db.open_tree("barred")?,
             key_expiries: db.open_tree("key_expiries")?,
             audit: db.open_tree("audit")?,
+            erasures: db.open_tree("erasures")?,
+            erased_ledger: db.open_tree("erased_ledger")?,
             memories: db.open_tree("memories")?,
             pieces: db.open_tree("pieces")?,
             replays: db.open_tree("replays")?,

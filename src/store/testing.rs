@@ -111,7 +111,7 @@ pub(super) async fn add_text(store: &Store, account: AccountKey, n: u64, input: 
     let rows = store.keys(account, NOW).unwrap();
     let add = AddMemory {
         account,
-        key_no: 1,
+        payer: Payer::first(1),
         key_id: rows[0].id.as_str(),
         memory: &memory,
         id,

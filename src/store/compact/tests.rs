@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::domain::account::AccountKey;
+use crate::domain::event::Cause;
 use crate::domain::usage::Usage;
 use crate::store::testing::{NOW, add, add_text, change, copy_directory, new_key, sign_up};
 use crate::store::{ResidueText, find_residue};
@@ -20,7 +21,7 @@ async fn data(path: &Path) {
     let other = sign_up(&store, None, 2_000, new_key("other-key")).await;
     let first = store.keys(account, NOW).unwrap().remove(0).id;
     store
-        .create_key(account, new_key("second-key"), None, NOW)
+        .create_key(account, new_key("second-key"), None, NOW, Cause::service())
         .await
         .unwrap();
     for n in 1..30 {
@@ -46,7 +47,7 @@ async fn data(path: &Path) {
         store.delete_memory(account, 1, id, NOW).await.unwrap();
     }
     store
-        .revoke_key(account, &first, "admin", false, NOW)
+        .revoke_key(account, &first, false, NOW, Cause::service())
         .await
         .unwrap();
     add(&store, other, 1, 70, 9_000).await;
