@@ -138,3 +138,12 @@ pub(super) fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+/// Closes a store once nothing else has it: an add may have left a task behind that saves aggregates.
+pub(super) async fn close(store: Store) {
+    let inner = store.inner().unwrap();
+    while std::sync::Arc::strong_count(&inner) > 2 {
+        tokio::task::yield_now().await;
+        std::thread::yield_now();
+    }
+}

@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::account::AccountKey;
 use crate::domain::event::Cause;
 use crate::domain::usage::Usage;
-use crate::store::testing::{NOW, add, add_text, change, copy_directory, new_key, sign_up};
+use crate::store::testing::{NOW, add, add_text, change, close, copy_directory, new_key, sign_up};
 use crate::store::{ResidueText, find_residue};
 
 /// What was written to a memory that is deleted before the compaction.
@@ -51,6 +51,7 @@ async fn data(path: &Path) {
         .await
         .unwrap();
     add(&store, other, 1, 70, 9_000).await;
+    close(store).await;
 }
 
 /// Every record of every tree but the counter, which each open counts up. The store must be sound.

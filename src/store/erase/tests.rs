@@ -9,11 +9,11 @@ use crate::domain::event::Actor;
 use crate::domain::key::Secret;
 use crate::domain::ledger::Entry;
 use crate::domain::plan::Operation;
-use crate::domain::usage::{Payer, Refusal, Usage};
+use crate::domain::usage::{Payer, Usage};
 use crate::store::testing::{
-    NOW, add, add_text, change, copy_directory, memory, new_key, sign_up,
+    NOW, add, add_text, change, close, copy_directory, memory, new_key, sign_up,
 };
-use crate::store::{AddMemory, KeyState, Options, ResidueText, compact, find_residue};
+use crate::store::{AddMemory, KeyState, NewKey, Options, ResidueText, compact, find_residue};
 
 const EMAIL: &str = "bo@example.com";
 const TEXT: &str = "what only Bo knows";
@@ -62,8 +62,6 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     assert_ne!(first, of_second);
     (account, other)
 }
-
-use crate::store::NewKey;
 
 fn erasure(account: AccountKey) -> Erasure {
     Erasure {
@@ -177,7 +175,8 @@ fn is_gone(store: &Store, account: AccountKey, before: &[LedgerRow], other: &Rec
     assert_eq!(&of(&records(store), whose), other);
     let health = store.health();
     assert_eq!((health.accounts, health.active_keys, health.memories), (1, 1, 8));
-    assert_eq!(store.authenticate(&Secret::new("first-key").hash(), NOW).unwrap().is_none(), true);
+    let state = store.authenticate(&Secret::new("first-key").hash(), NOW).unwrap();
+    assert!(state.is_none(), "{state:?}");
     is_sound(store);
 }
 
@@ -209,7 +208,7 @@ async fn an_account_goes_whole() {
     assert_eq!(store.account_named(EMAIL).unwrap(), Some(fresh));
     is_sound(&store);
     store.erase_account(erasure(fresh)).await.unwrap();
-    drop(store);
+    close(store).await;
     let find = |text: &str| {
         let text = ResidueText::parse(text).unwrap();
         find_residue(folder.path(), Options::default(), &text, &mut |_, _, _| ()).unwrap()
@@ -233,7 +232,9 @@ async fn a_crash_at_each_step_is_settled() {
     let base = folder.path().join("base");
     let (account, other) = {
         let store = open(&base);
-        fill(&store).await
+        let accounts = fill(&store).await;
+        close(store).await;
+        accounts
     };
     let (rows, whole, others) = {
         let store = open(&base);
@@ -401,7 +402,6 @@ async fn erasures_race_with_adds_and_a_check() {
     store.debit(other, Payer::first(1), what, NOW).await.unwrap();
     let gone = store.debit(account, Payer::first(1), what, NOW).await;
     assert!(matches!(gone, Err(OpError::Store(StoreError::NoAccount))), "{gone:?}");
-    let _: Option<Refusal> = None;
 }
 
 /// Shows that an erasure whose caller has gone, or that the disk interrupted, is gone on with; that meanwhile its keys
