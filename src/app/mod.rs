@@ -7,6 +7,7 @@ mod accounts;
 mod admin;
 mod authenticate;
 mod backups;
+mod erasure;
 mod failure;
 mod keys;
 mod memories;
@@ -27,6 +28,7 @@ pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
+pub use erasure::Receipt;
 pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
@@ -107,6 +109,11 @@ impl App {
             Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),
             Err(error) => log::warn!("removing old recorded answers failed: {error}"),
+        }
+        match self.store().finish_erasures().await {
+            Ok(0) | Err(StoreError::Unavailable | StoreError::OutcomeUnknown) => {}
+            Ok(finished) => log::info!("finished {finished} erasures that were interrupted"),
+            Err(error) => log::warn!("finishing an erasure failed: {error}"),
         }
     }
 

@@ -333,6 +333,10 @@ impl From<Failure> for ApiError {
                 "Plan required",
                 "Send {\"plan\": \"Free\"}, \"Pro\" or \"Premium\".",
             ),
+            Failure::NotConfirmed => Self::field(
+                "confirm",
+                "It must be the account's id, as /login and the admin's list say it; nothing was erased.",
+            ),
             Failure::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "Idempotency key reused",

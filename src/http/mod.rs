@@ -13,6 +13,7 @@ mod account;
 mod admin;
 mod apikey;
 mod auth;
+mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -94,6 +95,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
+    endpoint!(DELETE "/account" Key true erasure::account, "Erase the account"),
     endpoint!(POST "/apikey/new" KeyOrAdmin true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin false apikey::revoke, "Revoke an API key"),
@@ -105,6 +107,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/stats" Key false system::stats, "Statistics of the memories (1 credit)"),
     endpoint!(GET "/gpt-status" Key false system::gpt_status, "Status for a GPT (1 credit)"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
+    endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
@@ -145,15 +148,17 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(segment("check"))
             .and(at("/admin/check")))
         .unify()
-        .or(segment("admin").and(segment("user")).and(resource(
-            app,
-            "/admin/user/{key}/plan",
-            plan,
-        )))
+        .or(segment("admin").and(segment("user")).and(
+            resource(app, "/admin/user/{key}/plan", plan)
+                .or(named("/admin/user/{key}"))
+                .unify(),
+        ))
         .unify()
         .boxed();
     let reads = segment("credits")
         .and(at("/credits"))
+        .or(segment("account").and(at("/account")))
+        .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()
         .or(segment("gpt-status").and(at("/gpt-status")))

@@ -13,6 +13,7 @@ mod accounts;
 mod admin;
 mod backups;
 mod credits;
+mod erasure;
 mod faults;
 mod harness;
 mod idempotency;

@@ -14,6 +14,7 @@ pub(super) mod account;
 pub(super) mod admin;
 pub(super) mod apikey;
 mod describe;
+pub(super) mod erasure;
 mod errors;
 mod info;
 pub(super) mod memory;
