@@ -26,11 +26,13 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use memoryos::domain::account::AccountKey;
+use memoryos::domain::event::Cause;
 use memoryos::domain::json::Object;
 use memoryos::domain::key::{KeyHash, KeyId, Secret};
 use memoryos::domain::memory::{MemoryId, NewMemory};
-use memoryos::domain::plan::{Operation, Plan};
+use memoryos::domain::plan::{Operation, Plan, Prices};
 use memoryos::domain::time::Timestamp;
+use memoryos::domain::usage::Payer;
 use memoryos::store::{AddMemory, KeyState, NewAccount, NewKey, Options, PageStart, Store};
 use tokio::runtime::Runtime;
 
@@ -77,7 +79,9 @@ fn new_key(name: &str) -> NewKey {
         masked: secret.masked(),
         description: "bench".to_owned(),
         cap: None,
-        created_by: None,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     }
 }
 
@@ -126,19 +130,21 @@ impl Bench {
                     let new = NewAccount {
                         account,
                         name: None,
-                        plan: Plan::Premium,
+                        plan: Plan::PREMIUM,
                         key: new_key(&format!("key {i}")),
                         created_at: START,
+                        cause: Cause::service(),
                     };
                     store.create_account(new).await.unwrap();
                 }
             })
             .await;
             store
-                .create_key(accounts[0], second, None, START)
+                .create_key(accounts[0], second, None, START, Cause::service())
                 .await
                 .unwrap();
-            let revoking = store.revoke_key(accounts[0], &revoked_id, "admin", false, START);
+            let revoking =
+                store.revoke_key(accounts[0], &revoked_id, false, START, Cause::service());
             revoking.await.unwrap();
         });
         let bare = sled::Config::new()
@@ -164,10 +170,15 @@ impl Bench {
 
     /// Debits one read of the account and asserts that it was paid for.
     async fn debit(&self, account: AccountKey, n: u64) {
-        let price = Operation::ListMemories.price();
+        let price = Prices::SEED.of(Operation::ListMemories);
         let debited = self
             .store
-            .debit(account, 1, price, time_of(n))
+            .debit(
+                account,
+                Payer::first(1),
+                (Operation::ReadMemory, price),
+                time_of(n),
+            )
             .await
             .unwrap();
         assert_eq!(debited.cost, price);
@@ -177,11 +188,11 @@ impl Bench {
     async fn add(&self, account: AccountKey, n: u64, durable: bool, memory: &NewMemory) {
         let add = AddMemory {
             account,
-            key_no: 1,
+            payer: Payer::first(1),
             key_id: "key_000000000000",
             memory,
             id: MemoryId::new(START.millis() + n, 1 << 60),
-            cost: Operation::AddMemory.price(),
+            cost: Prices::SEED.of(Operation::AddMemory),
             now: time_of(n),
             replay: None,
         };
@@ -294,7 +305,7 @@ fn authenticate(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench) {
     };
     group.bench_function("hit", |b| {
         b.iter(|| {
-            let state = bench.store.authenticate(next()).unwrap();
+            let state = bench.store.authenticate(next(), START).unwrap();
             assert!(matches!(state, Some(KeyState::Active(_))));
         });
     });
@@ -307,7 +318,7 @@ fn authenticate(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench) {
             assert!(
                 bench
                     .store
-                    .authenticate(&unknown[at.get()])
+                    .authenticate(&unknown[at.get()], START)
                     .unwrap()
                     .is_none()
             );
@@ -315,7 +326,7 @@ fn authenticate(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench) {
     });
     group.bench_function("revoked", |b| {
         b.iter(|| {
-            let state = bench.store.authenticate(&bench.revoked).unwrap();
+            let state = bench.store.authenticate(&bench.revoked, START).unwrap();
             assert!(matches!(state, Some(KeyState::Revoked(_))));
         });
     });

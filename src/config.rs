@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::app::{AdminAccess, DEFAULT_ADMIN_KEY};
 use crate::domain::key::{KNOWN_KEY, Secret};
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, Plans};
 
 /// The shortest admin key that counts off loopback.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
@@ -210,7 +210,7 @@ fn parse_plans(text: &str) -> Result<Vec<Plan>, ConfigError> {
         .filter(|name| !name.is_empty());
     names
         .map(|name| {
-            name.parse().map_err(|_| {
+            Plans::seed().get(name).map_err(|_| {
                 ConfigError(format!(
                     "--signup-plans (SIGNUP_PLANS) names {name:?}; the plans are Free, Pro and Premium"
                 ))
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_named() {
-        assert_eq!(parse_plans(" Pro,,Free "), Ok(vec![Plan::Pro, Plan::Free]));
+        assert_eq!(parse_plans(" Pro,,Free "), Ok(vec![Plan::PRO, Plan::FREE]));
         assert_eq!(parse_plans(""), Ok(vec![]));
         for (text, seconds) in [("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
             assert_eq!(parse_every(text), Ok(Duration::from_secs(seconds)));

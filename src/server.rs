@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::app::{App, BackupSettings, Failure, Settings};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::plan::Prices;
 use crate::http;
 use crate::import;
 use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
@@ -162,6 +163,8 @@ impl Server {
             );
         }
         let settings = Settings {
+            plans: options.plans,
+            prices: Prices::SEED,
             signup_plans: config.signup_plans,
             admin,
             body_bytes_max: config.body_bytes_max,

@@ -1,6 +1,7 @@
 //! Sign-up, and what an account or key has left.
 
 use crate::domain::account::{AccountKey, Email};
+use crate::domain::event::{Actor, Cause};
 use crate::domain::key::Secret;
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
@@ -49,7 +50,7 @@ impl App {
     /// # Errors
     ///
     /// [`Failure::SignupClosed`], [`Failure::PlanNotOpen`], [`Failure::UserExists`].
-    pub async fn sign_up(&self, request: SignUp) -> Result<SignedUp, Failure> {
+    pub async fn sign_up(&self, request: SignUp, cause: Cause) -> Result<SignedUp, Failure> {
         let open = &self.settings().signup_plans;
         if open.is_empty() {
             return Err(Failure::SignupClosed);
@@ -61,7 +62,7 @@ impl App {
             request.email,
             request.plan,
             "Initial account creation",
-            None,
+            cause,
         );
         let made = made.await?.ok_or(Failure::UserExists)?;
         log::info!(
@@ -78,7 +79,7 @@ impl App {
         email: Option<Email>,
         plan: Plan,
         description: &str,
-        created_by: Option<String>,
+        cause: Cause,
     ) -> Result<Option<SignedUp>, Failure> {
         let secret = Secret::generate()?;
         let now = self.now();
@@ -86,12 +87,14 @@ impl App {
             account: AccountKey::new(now.millis(), random_bits()),
             name: email.map(|email| email.as_str().to_owned()),
             plan,
-            key: new_key(&secret, description.to_owned(), None, created_by)?,
+            key: new_key(&secret, description.to_owned(), None)?,
             created_at: now,
+            cause,
         };
         match self.store().create_account(new).await {
             Ok(account) => Ok(Some(SignedUp { account, secret })),
             Err(OpError::Refused(NameTaken::Name)) => Ok(None),
+            Err(OpError::Refused(NameTaken::NoManager)) => Err(Failure::LastManagingKey),
             Err(OpError::Refused(NameTaken::Key)) => {
                 Err(Failure::Internal("a new key was there already".to_owned()))
             }
@@ -109,23 +112,23 @@ impl App {
     pub async fn ensure_default_key(&self, secret: &Secret) -> Result<(), Failure> {
         match self.authenticate(secret) {
             Ok(_) => return Ok(()),
-            Err(Failure::KeyRevoked) => {
+            Err(Failure::KeyRevoked | Failure::KeyExpired) => {
                 log::warn!("JAVLIN_API_KEY was revoked and stays revoked; set another or unset it");
                 return Ok(());
             }
+            Err(Failure::AccountSuspended) => return Ok(()),
             Err(Failure::InvalidKey) => {}
             Err(failure) => return Err(failure),
         }
         let now = self.now();
-        let key = new_key(
-            secret,
-            "JAVLIN_API_KEY".to_owned(),
-            None,
-            Some("admin".to_owned()),
-        )?;
+        let cause = Cause {
+            actor: Actor::Admin,
+            ..Cause::service()
+        };
+        let key = new_key(secret, "JAVLIN_API_KEY".to_owned(), None)?;
         let made = if let Some(account) = self.store().account_named(DEFAULT_ACCOUNT)? {
             self.store()
-                .create_key(account, key, None, now)
+                .create_key(account, key, None, now, cause)
                 .await
                 .map(drop)
                 .map_err(key_not_made)
@@ -133,9 +136,10 @@ impl App {
             let new = NewAccount {
                 account: AccountKey::new(now.millis(), random_bits()),
                 name: Some(DEFAULT_ACCOUNT.to_owned()),
-                plan: Plan::Premium,
+                plan: self.plans().most(),
                 key,
                 created_at: now,
+                cause,
             };
             self.store()
                 .create_account(new)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::Cause;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::usage::Usage;
@@ -60,9 +61,16 @@ impl App {
     /// # Errors
     ///
     /// [`Failure::UserNotFound`].
-    pub async fn change_plan(&self, target: &Target, plan: Plan) -> Result<PlanChange, Failure> {
+    pub async fn change_plan(
+        &self,
+        target: &Target,
+        plan: Plan,
+        cause: Cause,
+    ) -> Result<PlanChange, Failure> {
         let account = self.target(target)?.ok_or(Failure::UserNotFound)?;
-        let (previous, usage) = self.store().change_plan(account, plan, self.now()).await?;
+        let now = self.now();
+        let changed = self.store().change_plan(account, plan, now, cause).await;
+        let (previous, usage) = changed?;
         log::info!(
             "plan of {} changed from {previous} to {plan}",
             account.anonymous_id()

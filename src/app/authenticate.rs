@@ -45,14 +45,17 @@ impl App {
     ///
     /// # Errors
     ///
-    /// [`Failure::InvalidKey`], [`Failure::KeyRevoked`].
+    /// [`Failure::InvalidKey`], [`Failure::KeyRevoked`], [`Failure::KeyExpired`],
+    /// [`Failure::AccountSuspended`].
     pub fn authenticate(&self, key: &Secret) -> Result<Principal, Failure> {
         if !key.is_plausible() {
             return Err(Failure::InvalidKey);
         }
-        match self.store().authenticate(&key.hash())? {
+        match self.store().authenticate(&key.hash(), self.now())? {
             None => Err(Failure::InvalidKey),
             Some(KeyState::Revoked(_)) => Err(Failure::KeyRevoked),
+            Some(KeyState::Expired(_)) => Err(Failure::KeyExpired),
+            Some(KeyState::Suspended(_)) => Err(Failure::AccountSuspended),
             Some(KeyState::Active(principal)) => Ok(principal),
         }
     }

@@ -198,6 +198,7 @@ mod tests {
     use super::*;
     use crate::app::{AdminAccess, Settings};
     use crate::clock::{Clock, ManualClock};
+    use crate::domain::plan::{Plans, Prices};
     use crate::store::{Options, Store, restore};
 
     const HOUR: i64 = 3_600;
@@ -220,6 +221,8 @@ mod tests {
             let data = folder.path().join("data");
             let (store, _) = Store::open(&data, Options::default()).unwrap();
             let settings = Settings {
+                plans: Plans::seed(),
+                prices: Prices::SEED,
                 signup_plans: Vec::new(),
                 admin: AdminAccess::Disabled,
                 body_bytes_max: 1_024,

@@ -72,7 +72,10 @@ impl App {
             return Err(Failure::NotConfirmed);
         }
         let now = self.now();
-        let id = format!("rcpt_{}", ulid::Ulid::from_parts(now.millis(), random_bits()));
+        let id = format!(
+            "rcpt_{}",
+            ulid::Ulid::from_parts(now.millis(), random_bits())
+        );
         let by_key = matches!(cause.actor, Actor::Key(_));
         let erasure = Erasure {
             account,
@@ -94,9 +97,9 @@ impl App {
                 let at = now;
                 Ok(Some(Receipt { id, at, erased }))
             }
-            Err(OpError::Refused(EraseRefusal::NotThere) | OpError::Store(StoreError::NoAccount)) => {
-                Ok(None)
-            }
+            Err(
+                OpError::Refused(EraseRefusal::NotThere) | OpError::Store(StoreError::NoAccount),
+            ) => Ok(None),
             Err(OpError::Store(error)) => Err(error.into()),
         }
     }

@@ -3,8 +3,10 @@
 use crate::domain::key::NoEntropy;
 use crate::domain::memory::MemoryError;
 use crate::domain::plan::{Plan, UnknownPlan};
+use crate::domain::scope::Scope;
+use crate::domain::time::Timestamp;
 use crate::domain::usage::{Balance, Refusal};
-use crate::store::{CheckRefusal, OpError, StoreError};
+use crate::store::{CheckRefusal, StoreError};
 
 /// Why a request was not done. `http` gives each a status, a code and words.
 #[derive(Debug)]
@@ -15,6 +17,24 @@ pub enum Failure {
     InvalidKey,
     /// The key was revoked.
     KeyRevoked,
+    /// The key's time has come.
+    KeyExpired,
+    /// An admin has suspended the account.
+    AccountSuspended,
+    /// The key lacks this scope.
+    InsufficientScope(Scope),
+    /// The key would have more credits of a cycle than its maker, or its plan, who has so many.
+    CreditsAboveOwn(u64),
+    /// The key would outlive its maker, who ends then.
+    OutlivesMaker(Timestamp),
+    /// An account keeps a key that manages keys and does not end.
+    LastManagingKey,
+    /// The key has a successor already.
+    KeyRotated,
+    /// The key was revoked, or its time has come.
+    KeyNotActive,
+    /// Fewer credits are left than should be taken.
+    TooFewCredits(Balance),
     /// The admin key is missing, empty or wrong.
     AdminRequired,
     /// There is no admin until the operator sets a key; or not from where the request came.
@@ -137,16 +157,6 @@ impl From<UnknownPlan> for Failure {
     }
 }
 
-impl From<OpError<Refusal>> for Failure {
-    /// For reads, which cost 1 at most; writes name their cost with [`Failure::of_usage`].
-    fn from(error: OpError<Refusal>) -> Self {
-        match error {
-            OpError::Refused(refusal) => Self::of_usage(refusal, 1),
-            OpError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl Failure {
     /// Turns a refusal by the rules of usage into the failure of a request that costs `cost`.
     #[must_use]
@@ -155,6 +165,7 @@ impl Failure {
             Refusal::OutOfCredits(balance) => Self::OutOfCredits { balance, cost },
             Refusal::MemoryLimit(balance) => Self::MemoryLimitExceeded(balance),
             Refusal::KeyRevoked => Self::KeyRevoked,
+            Refusal::TooFewToTake(balance) => Self::TooFewCredits(balance),
             Refusal::Busy => Self::Overloaded,
         }
     }

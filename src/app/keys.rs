@@ -1,12 +1,11 @@
 //! API keys: made, listed, revoked.
 
 use crate::domain::account::{AccountKey, Email};
+use crate::domain::event::Cause;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::store::{
-    AccountRow, CreateKeyRefusal, KeyRow, OpError, Principal, RevokeRefusal, StoreError,
-};
+use crate::store::{AccountRow, KeyRefusal, KeyRow, OpError, Principal, StoreError};
 
 use super::{App, Caller, Failure, SignedUp, new_key};
 
@@ -90,6 +89,7 @@ impl App {
         &self,
         caller: &Caller,
         request: CreateKey,
+        cause: Cause,
     ) -> Result<CreatedKey, Failure> {
         match caller {
             Caller::Nobody => Err(Failure::MissingCredentials),
@@ -97,11 +97,10 @@ impl App {
                 if let Some(owner) = &request.owner {
                     self.check_own(principal, owner)?;
                 }
-                let by = principal.key_id.to_string();
-                self.key_for(principal.account, request, Some(principal.key_no), by)
+                self.key_for(principal.account, request, Some(principal.key_no), cause)
                     .await
             }
-            Caller::Admin => self.create_key_as_admin(request).await,
+            Caller::Admin => self.create_key_as_admin(request, cause).await,
         }
     }
 
@@ -119,26 +118,29 @@ impl App {
         ))
     }
 
-    async fn create_key_as_admin(&self, mut request: CreateKey) -> Result<CreatedKey, Failure> {
-        let by = "admin".to_owned();
+    async fn create_key_as_admin(
+        &self,
+        mut request: CreateKey,
+        cause: Cause,
+    ) -> Result<CreatedKey, Failure> {
         let (id, email) = match request.owner.take() {
             None => return Err(Failure::OwnerRequired),
             Some(OwnerName::AccountId(id)) => (id, None),
             Some(OwnerName::Email(email)) => (email.as_str().to_owned(), Some(email)),
         };
         if let Some(account) = self.store().account_named(&id)? {
-            return self.key_for(account, request, None, by).await;
+            return self.key_for(account, request, None, cause).await;
         }
         let Some(email) = email else {
             return Err(Failure::UserNotFound);
         };
-        let plan = request.plan.unwrap_or(Plan::Free);
+        let plan = request.plan.unwrap_or_else(|| self.plans().least());
         let description = request
             .description
             .clone()
             .unwrap_or_else(|| "Initial account setup".to_owned());
         if let Some(made) = self
-            .make_account(Some(email), plan, &description, Some(by.clone()))
+            .make_account(Some(email), plan, &description, cause.clone())
             .await?
         {
             log::info!(
@@ -152,7 +154,7 @@ impl App {
             .store()
             .account_named(&id)?
             .ok_or(Failure::Overloaded)?;
-        self.key_for(account, request, None, by).await
+        self.key_for(account, request, None, cause).await
     }
 
     async fn key_for(
@@ -160,24 +162,19 @@ impl App {
         account: AccountKey,
         request: CreateKey,
         maker: Option<u32>,
-        by: String,
+        cause: Cause,
     ) -> Result<CreatedKey, Failure> {
         let secret = Secret::generate()?;
         let description = request
             .description
             .unwrap_or_else(|| DEFAULT_DESCRIPTION.to_owned());
-        let key = new_key(&secret, description, request.plan, Some(by))?;
+        let key = new_key(&secret, description, request.plan)?;
         let now = self.now();
-        let made = self.store().create_key(account, key, maker, now).await;
-        let key = made.map_err(|error| match error {
-            OpError::Refused(CreateKeyRefusal::LimitReached) => Failure::KeyLimitReached,
-            OpError::Refused(CreateKeyRefusal::AboveOwn(own)) => Failure::PlanAboveAccount(own),
-            OpError::Refused(CreateKeyRefusal::MakerRevoked) => Failure::KeyRevoked,
-            OpError::Refused(CreateKeyRefusal::Exists) => {
-                Failure::Internal("a new key was there already".to_owned())
-            }
-            OpError::Store(error) => error.into(),
-        })?;
+        let made = self
+            .store()
+            .create_key(account, key, maker, now, cause)
+            .await;
+        let key = made.map_err(key_failure)?;
         log::info!("key {} of {} made", key.id, account.anonymous_id());
         let plan = self
             .store()
@@ -242,6 +239,7 @@ impl App {
         &self,
         caller: &Caller,
         address: KeyAddress,
+        cause: Cause,
     ) -> Result<RevokedKey, Failure> {
         let now = self.now();
         let (own, by) = match caller {
@@ -252,14 +250,14 @@ impl App {
         let key = self.addressed_key(own, address, now).await?;
         let revoked = self
             .store()
-            .revoke_key(key.account, &key.id, &by, own.is_none(), now)
+            .revoke_key(key.account, &key.id, own.is_none(), now, cause)
             .await;
         let revoked = revoked.map_err(|error| match error {
-            OpError::Refused(RevokeRefusal::LastActive) => {
+            OpError::Refused(KeyRefusal::LastManager) => {
                 log::info!("revoking key {} refused: it is the only active one", key.id);
                 Failure::LastActiveKey
             }
-            OpError::Store(error) => error.into(),
+            error => key_failure(error),
         })?;
         log::info!(
             "key {} of {} revoked by {by}",
@@ -331,7 +329,7 @@ impl App {
 
 /// The first key of an account that the admin has just made.
 fn first_key(made: SignedUp) -> Result<CreatedKey, Failure> {
-    let plan = made.account.usage.plan;
+    let plan = made.account.usage.plan();
     let key = made.account.keys.into_iter().next();
     let key = key.ok_or_else(|| Failure::Internal("a new account has no key".to_owned()))?;
     Ok(CreatedKey {
@@ -340,4 +338,23 @@ fn first_key(made: SignedUp) -> Result<CreatedKey, Failure> {
         plan,
         secret: made.secret,
     })
+}
+
+/// Why a key was not made, changed or rotated.
+fn key_failure(error: OpError<KeyRefusal>) -> Failure {
+    match error {
+        OpError::Refused(refusal) => match refusal {
+            KeyRefusal::LimitReached => Failure::KeyLimitReached,
+            KeyRefusal::AboveOwnPlan(own) => Failure::PlanAboveAccount(own),
+            KeyRefusal::AboveOwnCredits(most) => Failure::CreditsAboveOwn(most),
+            KeyRefusal::Beyond(scope) => Failure::InsufficientScope(scope),
+            KeyRefusal::Outlives(end) => Failure::OutlivesMaker(end),
+            KeyRefusal::MakerRevoked => Failure::KeyRevoked,
+            KeyRefusal::LastManager => Failure::LastManagingKey,
+            KeyRefusal::Rotated => Failure::KeyRotated,
+            KeyRefusal::NotActive => Failure::KeyNotActive,
+            KeyRefusal::Exists => Failure::Internal("a new key was there already".to_owned()),
+        },
+        OpError::Store(error) => error.into(),
+    }
 }

@@ -105,7 +105,7 @@ impl App {
                 }
             }
         };
-        let cost = Operation::AddMemory.price();
+        let cost = self.price(Operation::AddMemory);
         let add = AddMemory {
             account: principal.account,
             payer: principal.payer(),
@@ -221,7 +221,7 @@ impl App {
         request: UpdateRequest,
     ) -> Result<(Changed, Debited), Failure> {
         let body_max = self.settings().body_bytes_max;
-        let cost = Operation::UpdateMemory.price();
+        let cost = self.price(Operation::UpdateMemory);
         let update = UpdateMemory {
             account: principal.account,
             payer: principal.payer(),
@@ -282,7 +282,7 @@ impl App {
         operation: Operation,
         now: Timestamp,
     ) -> Result<Usage, Failure> {
-        let cost = operation.price();
+        let cost = self.price(operation);
         let usage = self.store().usage(principal.account, now)?;
         let balance = usage
             .balance_of(principal.lineage)

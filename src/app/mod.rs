@@ -20,9 +20,9 @@ use rand::RngExt;
 
 use crate::clock::Clock;
 use crate::domain::key::Secret;
-use crate::domain::plan::{Operation, Plan};
+use crate::domain::plan::{Operation, Plan, Plans, Prices};
 use crate::domain::time::Timestamp;
-use crate::store::{Debited, Store, StoreError};
+use crate::store::{Debited, OpError, Store, StoreError};
 
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
@@ -44,6 +44,10 @@ pub use crate::store::{
 /// What an operator decides about the service.
 #[derive(Debug)]
 pub struct Settings {
+    /// The table of plans, the store's too.
+    pub plans: &'static Plans,
+    /// What operations cost.
+    pub prices: Prices,
     /// Plans that a sign-up may choose; empty closes sign-up.
     pub signup_plans: Vec<Plan>,
     /// Who is the admin.
@@ -94,6 +98,18 @@ impl App {
         &self.0.settings
     }
 
+    /// Returns the table of plans.
+    #[must_use]
+    pub fn plans(&self) -> &'static Plans {
+        self.0.settings.plans
+    }
+
+    /// Returns what an operation costs, in credits.
+    #[must_use]
+    pub fn price(&self, operation: Operation) -> u64 {
+        self.0.settings.prices.of(operation)
+    }
+
     fn store(&self) -> &Store {
         &self.0.store
     }
@@ -124,11 +140,19 @@ impl App {
         operation: Operation,
         now: Timestamp,
     ) -> Result<Debited, Failure> {
-        let what = (operation, operation.price());
-        Ok(self
-            .store()
-            .debit(principal.account, principal.payer(), what, now)
-            .await?)
+        let price = self.price(operation);
+        self.store()
+            .debit(
+                principal.account,
+                principal.payer(),
+                (operation, price),
+                now,
+            )
+            .await
+            .map_err(|error| match error {
+                OpError::Refused(refusal) => Failure::of_usage(refusal, price),
+                OpError::Store(error) => error.into(),
+            })
     }
 
     /// Runs something that may read a lot on a thread that may block.

@@ -297,10 +297,9 @@ impl EventKind {
                 "keys": keys,
                 "ledger_rows_kept": ledger_rows_kept
             }),
-            Self::Suspended
-            | Self::Reactivated
-            | Self::EmailChanged
-            | Self::DefaultAdminKey => json!({}),
+            Self::Suspended | Self::Reactivated | Self::EmailChanged | Self::DefaultAdminKey => {
+                json!({})
+            }
         }
     }
 }

@@ -1,83 +1,209 @@
-//! Plans and prices, each in one table.
+//! Plans and prices: tables of data. The seed's are here; an operator's come from a file.
 
-use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 
-/// What an account has bought: credits for each billing cycle and room for memories.
-///
-/// Ordered from the least to the most.
-// The order of the variants is stored on the disk: add new ones at the end and give them an order of
-// their own.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    utoipa::ToSchema,
-)]
-pub enum Plan {
-    /// For trying the service out.
-    Free,
-    /// For one person or a small team.
-    Pro,
-    /// For a product with users of its own.
-    Premium,
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The number of a plan: what records hold of it. Never given to another plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PlanNo(pub u16);
+
+impl fmt::Display for PlanNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
-/// One row of the table of plans.
-#[derive(Clone, Copy, Debug)]
-struct Terms {
-    name: &'static str,
-    credits_per_cycle: u64,
-    memories_max: u64,
+/// What a plan gives: one row of the table of plans.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The plan's number.
+    pub no: PlanNo,
+    /// Its name as clients write it; no other plan of the table has it.
+    pub name: Cow<'static, str>,
+    /// Credits granted at the start of each billing cycle.
+    pub credits_per_cycle: u64,
+    /// How many memories an account may hold.
+    pub memories_max: u64,
+    /// Requests a minute to routes that cost nothing; `None` for the server's own limit.
+    pub requests_per_minute: Option<u32>,
+    /// What it costs, in words, such as `$9/month`: shown, never computed with.
+    pub price: Option<Cow<'static, str>>,
+    /// Whether anybody can sign up for it.
+    pub open: bool,
+}
+
+/// The table of plans, from the least to the most. A process has one for its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plans {
+    rows: Cow<'static, [Terms]>,
+}
+
+static SEED: Plans = Plans {
+    rows: Cow::Borrowed(&SEED_ROWS),
+};
+
+static SEED_ROWS: [Terms; 3] = [
+    row_of_seed(0, "Free", 100, 100),
+    row_of_seed(1, "Pro", 10_000, 2_000),
+    row_of_seed(2, "Premium", 100_000, 1_000_000),
+];
+
+const fn row_of_seed(no: u16, name: &'static str, credits: u64, memories: u64) -> Terms {
+    Terms {
+        no: PlanNo(no),
+        name: Cow::Borrowed(name),
+        credits_per_cycle: credits,
+        memories_max: memories,
+        requests_per_minute: None,
+        price: None,
+        open: true,
+    }
+}
+
+impl Plans {
+    /// Returns the table of a service whose operator has set none.
+    #[must_use]
+    pub fn seed() -> &'static Self {
+        &SEED
+    }
+
+    /// Returns the plans, from the least to the most.
+    #[must_use]
+    pub fn iter(&'static self) -> impl DoubleEndedIterator<Item = Plan> {
+        self.rows.iter().enumerate().map(move |(rank, terms)| Plan {
+            plans: self,
+            terms,
+            rank,
+        })
+    }
+
+    /// Returns the plan with this name, written exactly so.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownPlan`] if no plan has it.
+    pub fn get(&'static self, name: &str) -> Result<Plan, UnknownPlan> {
+        self.iter()
+            .find(|plan| plan.name() == name)
+            .ok_or_else(|| UnknownPlan(name.to_owned()))
+    }
+
+    /// Returns the plan with this number, if there is one.
+    #[must_use]
+    pub fn by_no(&'static self, no: PlanNo) -> Option<Plan> {
+        self.iter().find(|plan| plan.no() == no)
+    }
+
+    /// Returns the lowest plan: what an account gets if nobody says.
+    #[must_use]
+    pub fn least(&'static self) -> Plan {
+        self.iter().next().unwrap_or(Plan::FREE)
+    }
+
+    /// Returns the highest plan.
+    #[must_use]
+    pub fn most(&'static self) -> Plan {
+        self.iter().next_back().unwrap_or(Plan::PREMIUM)
+    }
+}
+
+/// What an account has bought: credits for each billing cycle and room for memories. One row of the
+/// table of plans, to be passed around.
+///
+/// Ordered as in the table, from the least to the most. Plans of two tables are not to be compared.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    plans: &'static Plans,
+    terms: &'static Terms,
+    rank: usize,
 }
 
 impl Plan {
-    /// Every plan, from the least to the most.
-    pub const ALL: [Self; 3] = [Self::Free, Self::Pro, Self::Premium];
+    /// Of the seed: for trying the service out.
+    pub const FREE: Self = Self::of_seed(&SEED_ROWS[0], 0);
+    /// Of the seed: for one person or a small team.
+    pub const PRO: Self = Self::of_seed(&SEED_ROWS[1], 1);
+    /// Of the seed: for a product with users of its own.
+    pub const PREMIUM: Self = Self::of_seed(&SEED_ROWS[2], 2);
 
-    const fn terms(self) -> Terms {
-        match self {
-            Self::Free => Terms {
-                name: "Free",
-                credits_per_cycle: 100,
-                memories_max: 100,
-            },
-            Self::Pro => Terms {
-                name: "Pro",
-                credits_per_cycle: 10_000,
-                memories_max: 2_000,
-            },
-            Self::Premium => Terms {
-                name: "Premium",
-                credits_per_cycle: 100_000,
-                memories_max: 1_000_000,
-            },
+    const fn of_seed(terms: &'static Terms, rank: usize) -> Self {
+        Self {
+            plans: &SEED,
+            terms,
+            rank,
         }
+    }
+
+    /// Returns the table that it is a row of.
+    #[must_use]
+    pub const fn plans(self) -> &'static Plans {
+        self.plans
+    }
+
+    /// Returns the row.
+    #[must_use]
+    pub const fn terms(self) -> &'static Terms {
+        self.terms
+    }
+
+    /// Returns the plan's number.
+    #[must_use]
+    pub const fn no(self) -> PlanNo {
+        self.terms.no
     }
 
     /// Returns the credits granted at the start of each billing cycle.
     #[must_use]
     pub const fn credits_per_cycle(self) -> u64 {
-        self.terms().credits_per_cycle
+        self.terms.credits_per_cycle
     }
 
     /// Returns how many memories an account on this plan may hold.
     #[must_use]
     pub const fn memories_max(self) -> u64 {
-        self.terms().memories_max
+        self.terms.memories_max
     }
 
     /// Returns the plan's name as clients write it.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        self.terms().name
+    pub fn name(self) -> &'static str {
+        &self.terms.name
+    }
+}
+
+impl PartialEq for Plan {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Plan {}
+
+impl PartialOrd for Plan {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Plan {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.rank, self.no()).cmp(&(other.rank, other.no()))
+    }
+}
+
+impl Hash for Plan {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.rank, self.no()).hash(state);
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -87,21 +213,31 @@ impl fmt::Display for Plan {
     }
 }
 
+/// By its name, as answers show it. A record holds the number instead.
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl utoipa::PartialSchema for Plan {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, Type};
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A plan's name, written exactly so."))
+            .examples([Plan::FREE.name()])
+            .build()
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Plan {}
+
 /// A name that no plan has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Invalid plan: {0}")]
 pub struct UnknownPlan(pub String);
-
-impl FromStr for Plan {
-    type Err = UnknownPlan;
-
-    fn from_str(name: &str) -> Result<Self, UnknownPlan> {
-        Self::ALL
-            .into_iter()
-            .find(|plan| plan.name() == name)
-            .ok_or_else(|| UnknownPlan(name.to_owned()))
-    }
-}
 
 /// What a metered request does; it decides the price.
 // Stored in the ledger: add new variants at the end.
@@ -121,14 +257,51 @@ pub enum Operation {
     UpdateMemory,
 }
 
-impl Operation {
-    /// Returns the price in credits. Whatever is no variant of this type is free.
+/// What each operation costs, in credits. Whatever is no [`Operation`] is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prices {
+    /// `GET /memory`.
+    pub list_memories: u64,
+    /// `GET /memory/{id}`.
+    pub read_memory: u64,
+    /// `GET /stats`.
+    pub stats: u64,
+    /// `GET /gpt-status`.
+    pub gpt_status: u64,
+    /// `POST /memory`.
+    pub add_memory: u64,
+    /// `PATCH /memory/{id}`.
+    pub update_memory: u64,
+}
+
+impl Prices {
+    /// The prices of a service whose operator has set none.
+    pub const SEED: Self = Self {
+        list_memories: 1,
+        read_memory: 1,
+        stats: 1,
+        gpt_status: 1,
+        add_memory: 2,
+        update_memory: 2,
+    };
+
+    /// Returns the price of an operation.
     #[must_use]
-    pub const fn price(self) -> u64 {
-        match self {
-            Self::ListMemories | Self::ReadMemory | Self::Stats | Self::GptStatus => 1,
-            Self::AddMemory | Self::UpdateMemory => 2,
+    pub const fn of(&self, operation: Operation) -> u64 {
+        match operation {
+            Operation::ListMemories => self.list_memories,
+            Operation::ReadMemory => self.read_memory,
+            Operation::Stats => self.stats,
+            Operation::GptStatus => self.gpt_status,
+            Operation::AddMemory => self.add_memory,
+            Operation::UpdateMemory => self.update_memory,
         }
+    }
+}
+
+impl Default for Prices {
+    fn default() -> Self {
+        Self::SEED
     }
 }
 
@@ -138,24 +311,31 @@ mod tests {
 
     #[test]
     fn plans_are_what_the_contract_sells() {
-        let table: Vec<_> = Plan::ALL
+        // Shows the seed's table: names, numbers, terms, and the order of the handles.
+        let table: Vec<_> = Plans::seed()
             .iter()
-            .map(|p| (p.name(), p.credits_per_cycle(), p.memories_max()))
+            .map(|p| (p.no().0, p.name(), p.credits_per_cycle(), p.memories_max()))
             .collect();
         assert_eq!(
             table,
             [
-                ("Free", 100, 100),
-                ("Pro", 10_000, 2_000),
-                ("Premium", 100_000, 1_000_000)
+                (0, "Free", 100, 100),
+                (1, "Pro", 10_000, 2_000),
+                (2, "Premium", 100_000, 1_000_000)
             ]
         );
-        assert!(Plan::Free < Plan::Pro && Plan::Pro < Plan::Premium);
+        let handles = [Plan::FREE, Plan::PRO, Plan::PREMIUM];
+        assert_eq!(Plans::seed().iter().collect::<Vec<_>>(), handles);
+        assert!(Plan::FREE < Plan::PRO && Plan::PRO < Plan::PREMIUM);
+        for plan in handles {
+            assert_eq!(Plans::seed().by_no(plan.no()), Some(plan));
+        }
+        assert_eq!(Plans::seed().by_no(PlanNo(3)), None);
     }
 
     #[test]
     fn names_are_exact() {
-        assert_eq!("Pro".parse(), Ok(Plan::Pro));
-        assert_eq!("pro".parse::<Plan>(), Err(UnknownPlan("pro".to_owned())));
+        assert_eq!(Plans::seed().get("Pro"), Ok(Plan::PRO));
+        assert_eq!(Plans::seed().get("pro"), Err(UnknownPlan("pro".to_owned())));
     }
 }

@@ -12,7 +12,7 @@ use super::cycle::{BillingCycle, billing_cycle, boundary};
 use super::event::{Cause, EventKind, EventTail, RequestId};
 use super::ledger::{Entry, LedgerRow, LedgerTail, amount};
 use super::memory::MemoryId;
-use super::plan::{Operation, Plan};
+use super::plan::{Operation, Plan, PlanNo, Plans};
 use super::time::Timestamp;
 
 /// Most writes of one account that may be under way at once; more wait.
@@ -35,8 +35,8 @@ pub struct Payer {
 /// The counters of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// What the account has bought.
-    pub plan: Plan,
+    /// What the account has bought; [`Self::plan`] has its terms.
+    pub plan: PlanNo,
     /// The instant from which billing cycles are counted.
     pub anchor: Timestamp,
     /// Index of the billing cycle that the counters are of.
@@ -71,6 +71,9 @@ pub struct Usage {
     pub events: EventTail,
     /// What has been told in this cycle: each warning once.
     pub told: Told,
+    /// The table that the numbers of plans are of. No part of the record: whoever decodes one sets it.
+    #[serde(skip, default = "Plans::seed")]
+    pub plans: &'static Plans,
 }
 
 /// Which warnings were given in a cycle.
@@ -87,7 +90,6 @@ pub struct Told {
 /// What of a usage only grows, or changes for a reason only; see [`Usage::mark`].
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
-    plan: Plan,
     cycle: u32,
     granted: u64,
     used_ever: u64,
@@ -110,8 +112,8 @@ struct TailSums {
 pub struct Share {
     /// Which lineage: the number of its first key.
     pub key_no: KeyNo,
-    /// The plan that caps the key, if it was made with one.
-    pub cap: Option<Plan>,
+    /// The plan that caps the key, if it was made with one; [`Usage::cap_of`] has its terms.
+    pub cap: Option<PlanNo>,
     /// The credits that the key may spend in a cycle, if fewer than its plan's.
     pub credits_cap: Option<u64>,
     /// Credits spent in this cycle.
@@ -127,10 +129,10 @@ pub struct Share {
 impl Share {
     /// Returns the share of a key that has done nothing yet.
     #[must_use]
-    pub const fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
+    pub fn new(key_no: KeyNo, cap: Option<Plan>) -> Self {
         Self {
             key_no,
-            cap,
+            cap: cap.map(Plan::no),
             credits_cap: None,
             used: 0,
             used_ever: 0,
@@ -264,7 +266,7 @@ impl Usage {
     #[must_use]
     pub fn new(plan: Plan, anchor: Timestamp) -> Self {
         let mut usage = Self {
-            plan,
+            plan: plan.no(),
             anchor,
             cycle: 0,
             cycle_end: boundary(anchor, 1),
@@ -282,6 +284,7 @@ impl Usage {
             ledger: LedgerTail::default(),
             events: EventTail::default(),
             told: Told::default(),
+            plans: plan.plans(),
         };
         usage.enter(Entry::Grant, amount(usage.granted), anchor, 0, None);
         usage
@@ -295,6 +298,22 @@ impl Usage {
         self.enter(Entry::Opening, amount(self.granted), at, 0, None);
         self.enter(Entry::OpeningSpent, less(self.used), at, 0, None);
         self.enter(Entry::EarlierSpent, less(earlier), at, 0, None);
+    }
+
+    /// Returns what the account has bought. The lowest plan for a number that no plan has: the store lets
+    /// no such record through.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.plans
+            .by_no(self.plan)
+            .unwrap_or_else(|| self.plans.least())
+    }
+
+    /// Returns the plan that caps a key, if one does.
+    #[must_use]
+    pub fn cap_of(&self, share: &Share) -> Option<Plan> {
+        let known = |no| self.plans.by_no(no).unwrap_or_else(|| self.plans.least());
+        share.cap.map(known)
     }
 
     /// Enters the cycle that holds `now`, if it is a later one: grants the plan's credits, once however
@@ -311,7 +330,7 @@ impl Usage {
         }
         self.cycle = cycle.index;
         self.cycle_end = cycle.end;
-        self.granted = self.plan.credits_per_cycle();
+        self.granted = self.plan().credits_per_cycle();
         self.used = 0;
         self.told = Told::default();
         for share in &mut self.shares {
@@ -324,15 +343,16 @@ impl Usage {
     /// Returns the account's own numbers.
     #[must_use]
     pub fn balance(&self) -> Balance {
+        let plan = self.plan();
         Balance {
-            plan: self.plan,
-            credits_limit: self.plan.credits_per_cycle(),
+            plan,
+            credits_limit: plan.credits_per_cycle(),
             credits_remaining: self.remaining(),
             credits_used: self.used,
             credits_used_ever: self.used_ever,
-            memory_limit: self.plan.memories_max(),
+            memory_limit: plan.memories_max(),
             memory_count: self.held,
-            memory_remaining: self.plan.memories_max().saturating_sub(self.held),
+            memory_remaining: plan.memories_max().saturating_sub(self.held),
             reset: self.cycle_end,
             capped: false,
         }
@@ -354,8 +374,8 @@ impl Usage {
     pub fn balance_of_share(&self, share: &Share) -> Balance {
         let account = self.balance();
         let mut own = account;
-        if let Some(cap) = share.cap {
-            own.plan = cap.min(self.plan);
+        if let Some(cap) = self.cap_of(share) {
+            own.plan = cap.min(account.plan);
             own.credits_limit = own.plan.credits_per_cycle();
             own.memory_limit = own.plan.memories_max();
             own.memory_count = share.held;
@@ -534,7 +554,9 @@ impl Usage {
                 self.release(intent.key_no);
             }
             IntentKind::Change { cost } => self.refund(intent, Operation::UpdateMemory, cost),
-            IntentKind::Adjust { amount: credits, .. } if intent.cycle == self.cycle => {
+            IntentKind::Adjust {
+                amount: credits, ..
+            } if intent.cycle == self.cycle => {
                 let before = self.granted;
                 let after = before.saturating_add_signed(credits.saturating_neg());
                 self.granted = after.max(self.used);
@@ -553,14 +575,14 @@ impl Usage {
     /// and the new plan's; the same plan changes nothing. What was used stays.
     pub fn change_plan(&mut self, plan: Plan, now: Timestamp, cause: Cause) -> Plan {
         self.roll_over(now);
-        let (previous, before) = (self.plan, self.granted);
+        let (previous, before) = (self.plan(), self.granted);
         let remaining = match plan.cmp(&previous) {
             std::cmp::Ordering::Equal => return previous,
             std::cmp::Ordering::Greater => plan.credits_per_cycle(),
             std::cmp::Ordering::Less => self.remaining().min(plan.credits_per_cycle()),
         };
         self.granted = self.used.saturating_add(remaining);
-        self.plan = plan;
+        self.plan = plan.no();
         let difference = amount(self.granted).saturating_sub(amount(before));
         self.enter(Entry::PlanChange, difference, now, 0, cause.request);
         self.told = Told {
@@ -580,7 +602,6 @@ impl Usage {
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark {
-            plan: self.plan,
             cycle: self.cycle,
             granted: self.granted,
             used_ever: self.used_ever,
@@ -804,14 +825,29 @@ mod tests {
 
     #[test]
     fn a_debit_takes_all_or_nothing() {
-        let mut usage = usage(Plan::Free, &[None]);
-        assert_eq!(usage.debit(Payer::first(1), READ, 99, at(1)).unwrap().credits_remaining, 1);
+        let mut usage = usage(Plan::FREE, &[None]);
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 99, at(1))
+                .unwrap()
+                .credits_remaining,
+            1
+        );
         let before = usage.clone();
         let refused = usage.debit(Payer::first(1), READ, 2, at(2)).unwrap_err();
         assert!(matches!(refused, Refusal::OutOfCredits(b) if b.credits_remaining == 1));
         assert_eq!(usage, before);
-        assert_eq!(usage.debit(Payer::first(1), READ, 1, at(2)).unwrap().credits_remaining, 0);
-        assert_eq!(usage.debit(Payer::first(9), READ, 0, at(2)), Err(Refusal::KeyRevoked));
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 1, at(2))
+                .unwrap()
+                .credits_remaining,
+            0
+        );
+        assert_eq!(
+            usage.debit(Payer::first(9), READ, 0, at(2)),
+            Err(Refusal::KeyRevoked)
+        );
         assert_eq!(
             (usage.used, usage.used_ever, usage.last_activity),
             (100, 100, Some(at(2)))
@@ -820,13 +856,31 @@ mod tests {
 
     #[test]
     fn a_cycle_is_granted_once_whatever_the_clock_does() {
-        let mut usage = usage(Plan::Free, &[Some(Plan::Free)]);
+        let mut usage = usage(Plan::FREE, &[Some(Plan::FREE)]);
         usage.debit(Payer::first(1), READ, 100, at(30)).unwrap();
-        assert_eq!(usage.debit(Payer::first(1), READ, 40, at(31)).unwrap().credits_remaining, 60);
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 40, at(31))
+                .unwrap()
+                .credits_remaining,
+            60
+        );
         assert_eq!((usage.cycle, usage.used, usage.shares[0].used), (1, 40, 40));
         // Back across the boundary, and forth again.
-        assert_eq!(usage.debit(Payer::first(1), READ, 10, at(30)).unwrap().credits_remaining, 50);
-        assert_eq!(usage.debit(Payer::first(1), READ, 10, at(32)).unwrap().credits_remaining, 40);
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 10, at(30))
+                .unwrap()
+                .credits_remaining,
+            50
+        );
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 10, at(32))
+                .unwrap()
+                .credits_remaining,
+            40
+        );
         // Three cycles at once grant once.
         assert_eq!(usage.roll_over(at(130)).unwrap().index, 4);
         assert_eq!((usage.granted, usage.used, usage.used_ever), (100, 0, 160));
@@ -835,47 +889,67 @@ mod tests {
 
     #[test]
     fn plans_change_as_the_contract_says() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.debit(Payer::first(1), READ, 40, at(1)).unwrap();
-        assert_eq!(usage.change_plan(Plan::Free, at(1), Cause::service()), Plan::Free);
+        assert_eq!(
+            usage.change_plan(Plan::FREE, at(1), Cause::service()),
+            Plan::FREE
+        );
         assert_eq!(usage.balance().credits_remaining, 60);
-        assert_eq!(usage.change_plan(Plan::Pro, at(1), Cause::service()), Plan::Free);
+        assert_eq!(
+            usage.change_plan(Plan::PRO, at(1), Cause::service()),
+            Plan::FREE
+        );
         assert_eq!(
             (usage.balance().credits_remaining, usage.used),
             (10_000, 40)
         );
         usage.debit(Payer::first(1), READ, 9_950, at(1)).unwrap();
-        usage.change_plan(Plan::Free, at(1), Cause::service());
+        usage.change_plan(Plan::FREE, at(1), Cause::service());
         assert_eq!((usage.balance().credits_remaining, usage.used), (50, 9_990));
-        usage.change_plan(Plan::Premium, at(1), Cause::service());
-        usage.change_plan(Plan::Free, at(1), Cause::service());
+        usage.change_plan(Plan::PREMIUM, at(1), Cause::service());
+        usage.change_plan(Plan::FREE, at(1), Cause::service());
         assert_eq!(usage.balance().credits_remaining, 100);
         assert_eq!(usage.granted - usage.used, 100);
     }
 
     #[test]
     fn a_capped_key_has_limits_of_its_own_within_the_accounts() {
-        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
-        assert_eq!(usage.debit(Payer::first(2), READ, 30, at(1)).unwrap().credits_remaining, 70);
-        assert_eq!(usage.debit(Payer::first(1), READ, 9_960, at(1)).unwrap().credits_remaining, 10);
+        let mut usage = usage(Plan::PRO, &[None, Some(Plan::FREE)]);
+        assert_eq!(
+            usage
+                .debit(Payer::first(2), READ, 30, at(1))
+                .unwrap()
+                .credits_remaining,
+            70
+        );
+        assert_eq!(
+            usage
+                .debit(Payer::first(1), READ, 9_960, at(1))
+                .unwrap()
+                .credits_remaining,
+            10
+        );
         let capped = usage.balance_of(2).unwrap();
         assert_eq!((capped.credits_remaining, capped.credits_limit), (10, 100));
         assert_eq!(
             (capped.plan, capped.credits_used, capped.capped),
-            (Plan::Free, 30, true)
+            (Plan::FREE, 30, true)
         );
         // The account's downgrade lowers an uncapped key, never lifts a capped one.
-        usage.change_plan(Plan::Premium, at(1), Cause::service());
+        usage.change_plan(Plan::PREMIUM, at(1), Cause::service());
         assert_eq!(usage.balance_of(2).unwrap().credits_remaining, 70);
     }
 
     #[test]
     fn an_add_counts_and_its_undoing_leaves_no_trace() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.debit(Payer::first(1), READ, 10, at(0)).unwrap();
         let before = usage.clone();
         let id = MemoryId::new(at(0).millis(), 7);
-        let (intent, balance) = usage.begin_add(Payer::first(1), id, 2, None, at(0)).unwrap();
+        let (intent, balance) = usage
+            .begin_add(Payer::first(1), id, 2, None, at(0))
+            .unwrap();
         assert_eq!(
             (
                 intent.memory,
@@ -895,7 +969,7 @@ mod tests {
 
     #[test]
     fn an_undone_add_of_an_earlier_cycle_takes_nothing_from_this_one() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         let (intent, _) = usage
             .begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(30))
             .unwrap();
@@ -906,9 +980,11 @@ mod tests {
 
     #[test]
     fn credits_are_refused_before_room() {
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         usage.held = 100;
-        let add = |usage: &mut Usage| usage.begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(1));
+        let add = |usage: &mut Usage| {
+            usage.begin_add(Payer::first(1), MemoryId::new(1, 1), 2, None, at(1))
+        };
         assert!(matches!(add(&mut usage), Err(Refusal::MemoryLimit(b)) if b.memory_count == 100));
         usage.used = 99;
         assert!(matches!(add(&mut usage), Err(Refusal::OutOfCredits(_))));
@@ -917,7 +993,7 @@ mod tests {
 
     #[test]
     fn a_delete_frees_the_place_of_the_key_that_stored() {
-        let mut usage = usage(Plan::Pro, &[None, Some(Plan::Free)]);
+        let mut usage = usage(Plan::PRO, &[None, Some(Plan::FREE)]);
         let (add, _) = usage
             .begin_add(Payer::first(2), MemoryId::new(1, 1), 2, None, at(1))
             .unwrap();
@@ -929,7 +1005,7 @@ mod tests {
 
     #[test]
     fn intents_are_bounded() {
-        let mut usage = usage(Plan::Pro, &[None]);
+        let mut usage = usage(Plan::PRO, &[None]);
         for n in 0..INTENTS_MAX as u64 {
             usage
                 .begin_add(Payer::first(1), MemoryId::new(n, 1), 2, None, at(1))
@@ -953,7 +1029,7 @@ mod tests {
 
     #[test]
     fn warnings_compare_whole_numbers() {
-        let mut balance = usage(Plan::Free, &[]).balance();
+        let mut balance = usage(Plan::FREE, &[]).balance();
         balance.credits_remaining = 25;
         balance.memory_count = 90;
         assert!(!balance.credits_low() && !balance.memory_nearly_full());
@@ -968,13 +1044,13 @@ mod tests {
     fn a_step_that_breaks_a_rule_is_seen() {
         // Shows each rule with a mistake that breaks it, and that honest steps break none.
         let now = at(0);
-        let mut usage = usage(Plan::Free, &[None]);
+        let mut usage = usage(Plan::FREE, &[None]);
         let mark = usage.mark();
         usage.debit(Payer::first(1), READ, 2, now).unwrap();
         let (_, _) = usage
             .begin_add(Payer::first(1), MemoryId::new(5, 5), 2, None, now)
             .unwrap();
-        usage.change_plan(Plan::Pro, now, Cause::service());
+        usage.change_plan(Plan::PRO, now, Cause::service());
         assert_eq!(usage.broken_since(&mark), None);
         let mistakes: [(&str, Mistake); 10] = [
             ("more credits are used", |u| u.used = u.granted + 1),

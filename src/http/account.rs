@@ -62,10 +62,14 @@ pub(super) async fn sign_up(app: App, request: Request) -> Answer {
             "The server makes the key; leave api_key out.",
         ));
     }
-    let plan = fields.plan("plan")?.unwrap_or(Plan::Free);
+    let plan = fields
+        .plan("plan", app.plans())?
+        .unwrap_or_else(|| app.plans().least());
     let email = email_field(&mut fields)?;
     fields.finish()?;
-    let SignedUp { account, secret } = app.sign_up(SignUp { email, plan }).await?;
+    let SignedUp { account, secret } = app
+        .sign_up(SignUp { email, plan }, request.cause(None))
+        .await?;
     let key = account
         .keys
         .first()

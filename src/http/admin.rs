@@ -107,7 +107,7 @@ pub(crate) struct PlanChangedJson {
 /// `PUT /admin/user/{key}/plan`.
 pub(super) async fn change_plan(app: App, request: Request) -> Answer {
     let mut fields = request.fields()?;
-    let plan = fields.plan("plan")?;
+    let plan = fields.plan("plan", app.plans())?;
     fields.finish()?;
     let plan = plan.ok_or(Failure::PlanRequired)?;
     let target = Target::parse(request.path_param("key")?);
@@ -115,7 +115,7 @@ pub(super) async fn change_plan(app: App, request: Request) -> Answer {
         account_id,
         previous,
         usage,
-    } = app.change_plan(&target, plan).await?;
+    } = app.change_plan(&target, plan, request.cause(None)).await?;
     let balance = usage.balance();
     Reply::json(
         StatusCode::OK,

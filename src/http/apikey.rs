@@ -51,7 +51,7 @@ pub(crate) struct KeyJson {
 impl KeyJson {
     pub(super) fn of(account: &AccountRow, key: &KeyRow, current: Option<&KeyId>) -> Self {
         let balance = account.usage.balance_of_share(&key.share);
-        let is_active = key.revoked_at.is_none();
+        let is_active = key.ended_at.is_none();
         Self {
             account_id: None,
             api_key: key.masked.clone(),
@@ -101,7 +101,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
     }
     let email = email_field(&mut fields)?;
     let account_id = fields.string("account_id")?.map(account_id_form);
-    let plan = fields.plan("plan")?;
+    let plan = fields.plan("plan", app.plans())?;
     let description = fields.string("description")?;
     fields.finish()?;
     if description
@@ -132,6 +132,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
                 plan,
                 description,
             },
+            request.cause(None),
         )
         .await?;
     Reply::json(
@@ -243,14 +244,17 @@ pub(crate) struct RevokedKeyJson {
 /// `DELETE /apikey/{key}`.
 pub(super) async fn revoke(app: App, request: Request) -> Answer {
     let address = KeyAddress::parse(request.path_param("key")?);
-    let revoked = app.revoke_key(&request.caller, address).await?.key;
+    let revoked = app
+        .revoke_key(&request.caller, address, request.cause(None))
+        .await?
+        .key;
     Reply::json(
         StatusCode::OK,
         &RevokedKeyJson {
             message: "API key revoked successfully",
             revoked_key: revoked.masked,
             key_id: revoked.id.to_string(),
-            revoked_at: revoked.revoked_at.unwrap_or_else(|| app.now()),
+            revoked_at: revoked.ended_at.unwrap_or_else(|| app.now()),
             note: "Key is now inactive but usage history is preserved",
         },
     )

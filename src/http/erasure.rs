@@ -43,7 +43,7 @@ pub(super) async fn account(app: App, request: Request) -> Answer {
     let mut fields = request.fields()?;
     let confirm = confirmation(&mut fields)?;
     fields.finish()?;
-    let cause = request.cause();
+    let cause = request.cause(None);
     reply(app.erase_account(principal, &confirm, cause).await?)
 }
 
@@ -54,18 +54,26 @@ pub(super) async fn user(app: App, request: Request) -> Answer {
     let reason = reason(&mut fields)?;
     fields.finish()?;
     let target = Target::parse(request.path_param("key")?);
-    let cause = request.cause_with(reason);
+    let cause = request.cause(Some(reason));
     reply(app.erase_user(&target, &confirm, cause).await?)
 }
 
 fn confirmation(fields: &mut Fields) -> Result<String, ApiError> {
     let confirm = fields.string("confirm")?;
-    confirm.ok_or_else(|| ApiError::field("confirm", "Send the account's id in it; nothing was erased."))
+    confirm.ok_or_else(|| {
+        ApiError::field(
+            "confirm",
+            "Send the account's id in it; nothing was erased.",
+        )
+    })
 }
 
 fn reason(fields: &mut Fields) -> Result<String, ApiError> {
-    let reason = fields.string("reason")?.map(|reason| reason.trim().to_owned());
-    let is_fine = |reason: &String| !reason.is_empty() && reason.chars().count() <= REASON_CHARS_MAX;
+    let reason = fields
+        .string("reason")?
+        .map(|reason| reason.trim().to_owned());
+    let is_fine =
+        |reason: &String| !reason.is_empty() && reason.chars().count() <= REASON_CHARS_MAX;
     reason
         .filter(is_fine)
         .ok_or_else(|| ApiError::field("reason", "Say why, in 1 to 256 characters."))

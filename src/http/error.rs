@@ -82,6 +82,24 @@ pub enum Code {
     BackupInProgress,
     /// 409: a check is running.
     CheckInProgress,
+    /// 401: the key's time has come.
+    KeyExpired,
+    /// 403: an admin has suspended the account.
+    AccountSuspended,
+    /// 403: the key lacks a scope.
+    InsufficientScope,
+    /// 409: more credits of a cycle than can be given.
+    CreditsAboveOwn,
+    /// 409: the key would outlive the one that asks.
+    ExpiryAboveOwn,
+    /// 409: no key would be left that manages keys.
+    LastManagingKey,
+    /// 409: the key has a successor.
+    KeyRotated,
+    /// 409: the key was revoked or has expired.
+    KeyNotActive,
+    /// 409: fewer credits are left than should be taken.
+    InsufficientCredits,
     /// 503: too many writes wait.
     Overloaded,
     /// 503: the disk failed.
@@ -94,7 +112,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 47] = [
         Self::EndpointNotFound,
         Self::MethodNotAllowed,
         Self::AmbiguousCredentials,
@@ -129,6 +147,15 @@ impl Code {
         Self::MemoryLimitExceeded,
         Self::BackupInProgress,
         Self::CheckInProgress,
+        Self::KeyExpired,
+        Self::AccountSuspended,
+        Self::InsufficientScope,
+        Self::CreditsAboveOwn,
+        Self::ExpiryAboveOwn,
+        Self::LastManagingKey,
+        Self::KeyRotated,
+        Self::KeyNotActive,
+        Self::InsufficientCredits,
         Self::Overloaded,
         Self::StorageUnavailable,
         Self::StorageFull,
@@ -177,6 +204,15 @@ impl Code {
             Self::MemoryLimitExceeded => ("memory_limit_exceeded", StatusCode::PAYMENT_REQUIRED),
             Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
             Self::CheckInProgress => ("check_in_progress", StatusCode::CONFLICT),
+            Self::KeyExpired => ("key_expired", StatusCode::UNAUTHORIZED),
+            Self::AccountSuspended => ("account_suspended", StatusCode::FORBIDDEN),
+            Self::InsufficientScope => ("insufficient_scope", StatusCode::FORBIDDEN),
+            Self::CreditsAboveOwn => ("credits_above_own", StatusCode::CONFLICT),
+            Self::ExpiryAboveOwn => ("expiry_above_own", StatusCode::CONFLICT),
+            Self::LastManagingKey => ("last_managing_key", StatusCode::CONFLICT),
+            Self::KeyRotated => ("key_rotated", StatusCode::CONFLICT),
+            Self::KeyNotActive => ("key_not_active", StatusCode::CONFLICT),
+            Self::InsufficientCredits => ("insufficient_credits", StatusCode::CONFLICT),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageFull => ("storage_unavailable", StatusCode::INSUFFICIENT_STORAGE),
@@ -317,6 +353,9 @@ impl From<Failure> for ApiError {
             Failure::MissingCredentials
             | Failure::InvalidKey
             | Failure::KeyRevoked
+            | Failure::KeyExpired
+            | Failure::AccountSuspended
+            | Failure::InsufficientScope(_)
             | Failure::AdminRequired
             | Failure::AdminDisabled
             | Failure::PermissionDenied(_) => of_credentials(&failure),
@@ -359,6 +398,12 @@ impl From<Failure> for ApiError {
             | Failure::LastActiveKey
             | Failure::AmbiguousKey
             | Failure::MemoryNotFound => of_state(&failure),
+            Failure::CreditsAboveOwn(_)
+            | Failure::OutlivesMaker(_)
+            | Failure::LastManagingKey
+            | Failure::KeyRotated
+            | Failure::KeyNotActive
+            | Failure::TooFewCredits(_) => of_keys_and_credits(&failure),
             Failure::OutOfCredits { balance, cost } => out_of_credits(&balance, cost),
             Failure::MemoryLimitExceeded(balance) => memory_limit_exceeded(&balance),
             Failure::BackupInProgress => Self::new(
@@ -419,6 +464,26 @@ fn of_credentials(failure: &Failure) -> ApiError {
             "Invalid API key",
             "This key was revoked. Use another key of the account.",
         ),
+        Failure::KeyExpired => (
+            Code::KeyExpired,
+            "Invalid API key",
+            "This key's time has come. Use another key of the account, or its successor.",
+        ),
+        Failure::AccountSuspended => (
+            Code::AccountSuspended,
+            "Account suspended",
+            "The operator has suspended this account. Nothing of it is lost; ask the operator.",
+        ),
+        Failure::InsufficientScope(scope) => {
+            return ApiError::new(
+                Code::InsufficientScope,
+                "Insufficient scope",
+                format!(
+                    "This needs the scope {scope}, which the key lacks. Use a key that has it."
+                ),
+            )
+            .with("required_scope", scope.name());
+        }
         Failure::AdminRequired => (
             Code::AdminRequired,
             "Admin access required",
@@ -501,6 +566,51 @@ fn of_state(failure: &Failure) -> ApiError {
     match failure {
         Failure::PlanNotOpen(plan) => error.with("plan", plan.name()),
         Failure::PlanAboveAccount(own) => error.with("plan_max", own.name()),
+        _ => error,
+    }
+}
+
+fn of_keys_and_credits(failure: &Failure) -> ApiError {
+    let (code, error, message) = match failure {
+        Failure::CreditsAboveOwn(_) => (
+            Code::CreditsAboveOwn,
+            "Credits above own",
+            "A key can have the credits of its plan, and of the key that asks, at most.",
+        ),
+        Failure::OutlivesMaker(_) => (
+            Code::ExpiryAboveOwn,
+            "Expiry above own",
+            "A key cannot outlive the key that asks. Use one that lasts longer.",
+        ),
+        Failure::KeyRotated => (
+            Code::KeyRotated,
+            "API key already rotated",
+            "This key has a successor; use or change that one. The old key ends by itself.",
+        ),
+        Failure::KeyNotActive => (
+            Code::KeyNotActive,
+            "API key not active",
+            "This key was revoked or has expired. Make a new one with POST /apikey/new.",
+        ),
+        Failure::TooFewCredits(_) => (
+            Code::InsufficientCredits,
+            "Insufficient credits",
+            "Fewer credits are left than should be taken. Nothing was changed.",
+        ),
+        _ => (
+            Code::LastManagingKey,
+            "Last managing key",
+            "An account keeps one active key that has the scope keys and does not end. Make another \
+             one first.",
+        ),
+    };
+    let error = ApiError::new(code, error, message);
+    match failure {
+        Failure::CreditsAboveOwn(most) => error.with("credits_max", *most),
+        Failure::OutlivesMaker(end) => error.with("expires_at_max", end.to_string()),
+        Failure::TooFewCredits(balance) => {
+            error.with("credits_remaining", balance.credits_remaining)
+        }
         _ => error,
     }
 }

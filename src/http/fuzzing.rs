@@ -10,12 +10,13 @@ use serde_json::Value;
 use crate::app::{AdminAccess, App, BackupSettings, Caller, Principal, Settings};
 use crate::clock::{Clock, ManualClock};
 use crate::domain::account::{AccountKey, Email};
+use crate::domain::event::Cause;
 use crate::domain::json::{self, Object};
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::memory::{
     MemoryId, NAME_CHARS_MAX, NewMemory, Stamp, TAG_CHARS_MAX, TAGS_MAX, TOPIC_CHARS_MAX,
 };
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, Plans, Prices};
 use crate::domain::time::Timestamp;
 use crate::fuzzing::{Outcome, ensure};
 use crate::store::{NewAccount, NewKey, Options, Store};
@@ -70,20 +71,25 @@ fn make() -> Result<Fixture, String> {
         masked: secret.masked(),
         description: String::new(),
         cap: None,
-        created_by: None,
+        credits_cap: None,
+        scopes: None,
+        expires_at: None,
     };
     let new = NewAccount {
         account,
         name: Some("fuzz@example.com".to_owned()),
-        plan: Plan::Premium,
+        plan: Plan::PREMIUM,
         key,
         created_at: NOW,
+        cause: Cause::service(),
     };
     runtime
         .block_on(store.create_account(new))
         .map_err(|error| format!("{error:?}"))?;
     let app = |admin| {
         let settings = Settings {
+            plans: Plans::seed(),
+            prices: Prices::SEED,
             signup_plans: Vec::new(),
             admin,
             body_bytes_max: 65_536,
@@ -330,7 +336,7 @@ fn names(uri: &Uri) -> Outcome {
         let again = Email::parse(email.as_str());
         ensure!(again == Ok(email), "an e-mail is read in two ways: {text}");
     }
-    if let Ok(plan) = text.parse::<Plan>() {
+    if let Ok(plan) = Plans::seed().get(&text) {
         ensure!(plan.name() == text, "two texts for one plan: {text}");
     }
     if let Some(at) = Timestamp::parse_rfc3339(&text) {
@@ -427,6 +433,7 @@ impl Read {
 
 fn request(param: &str, query: &str) -> Request {
     Request {
+        id: None,
         caller: Caller::Nobody,
         param: param.to_owned(),
         query: query.to_owned(),
@@ -594,7 +601,7 @@ fn other_body(bytes: &[u8]) -> Outcome {
             is_short(&error)?;
         }
     }
-    if let Err(error) = fields.plan("plan") {
+    if let Err(error) = fields.plan("plan", Plans::seed()) {
         is_short(&error)?;
     }
     fields.finish().or_else(|error| is_short(&error))

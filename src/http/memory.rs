@@ -50,7 +50,7 @@ pub(super) async fn add(app: App, request: Request) -> Answer {
     let object = request.object()?;
     let memory = NewMemory::parse(object).map_err(Failure::InvalidMemory)?;
     let idempotency = idempotency_key(&request.headers)?.map(|key| (key, request.body.to_vec()));
-    let cost = Operation::AddMemory.price();
+    let cost = app.price(Operation::AddMemory);
     let respond = |added: &crate::store::Added| {
         let debited = Debited {
             cost,

@@ -35,7 +35,9 @@ use http::{HeaderMap, Method, Response};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Failure};
+use crate::domain::event::RequestId;
+use crate::domain::scope::Scope;
 
 pub use auth::Access;
 pub use error::{ApiError, Code};
@@ -55,6 +57,8 @@ pub struct Endpoint {
     pub path: &'static str,
     /// Whom it is for.
     pub access: Access,
+    /// What a key must be allowed to do; an admin may do all.
+    pub scope: Option<Scope>,
     /// Whether it reads a body.
     pub has_body: bool,
     /// What it does, for the list at `/`.
@@ -73,17 +77,24 @@ impl std::fmt::Debug for Endpoint {
 /// The handler `module::name` is described by `openapi::module::name`: a route without a description does
 /// not compile.
 macro_rules! endpoint {
-    ($method:ident $path:literal $access:ident $body:literal $module:ident::$name:ident,
-     $summary:literal) => {
+    ($method:ident $path:literal $access:ident $(($scope:ident))? $body:literal
+     $module:ident::$name:ident, $summary:literal) => {
         Endpoint {
             method: Method::$method,
             path: $path,
             access: Access::$access,
+            scope: endpoint!(@scope $($scope)?),
             has_body: $body,
             summary: $summary,
             describe: openapi::$module::$name,
             handler: |app, request| Box::pin($module::$name(app, request)),
         }
+    };
+    (@scope) => {
+        None
+    };
+    (@scope $scope:ident) => {
+        Some(Scope::$scope)
     };
 }
 
@@ -95,17 +106,17 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
-    endpoint!(DELETE "/account" Key true erasure::account, "Erase the account"),
-    endpoint!(POST "/apikey/new" KeyOrAdmin true apikey::create, "Make an API key"),
-    endpoint!(GET "/apikey/list" KeyOrAdmin false apikey::list, "List API keys"),
-    endpoint!(DELETE "/apikey/{key}" KeyOrAdmin false apikey::revoke, "Revoke an API key"),
-    endpoint!(GET "/memory" Key false memory::list, "List memories (1 credit)"),
-    endpoint!(POST "/memory" Key true memory::add, "Add a memory (2 credits)"),
-    endpoint!(GET "/memory/{id}" Key false memory::read, "Read a memory (1 credit)"),
-    endpoint!(PATCH "/memory/{id}" Key true memory::update, "Change a memory (2 credits)"),
-    endpoint!(DELETE "/memory/{id}" Key false memory::delete, "Delete a memory"),
-    endpoint!(GET "/stats" Key false system::stats, "Statistics of the memories (1 credit)"),
-    endpoint!(GET "/gpt-status" Key false system::gpt_status, "Status for a GPT (1 credit)"),
+    endpoint!(DELETE "/account" Key(Account) true erasure::account, "Erase the account"),
+    endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
+    endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
+    endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
+    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories (1 credit)"),
+    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory (2 credits)"),
+    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory (1 credit)"),
+    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory (2 credits)"),
+    endpoint!(DELETE "/memory/{id}" Key(MemoryWrite) false memory::delete, "Delete a memory"),
+    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories (1 credit)"),
+    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT (1 credit)"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
@@ -220,6 +231,7 @@ fn exact_path() -> BoxedFilter<()> {
 
 /// What came in, before anything is known of it but its path.
 struct Incoming {
+    id: Option<RequestId>,
     method: Method,
     headers: HeaderMap,
     param: String,
@@ -237,11 +249,13 @@ fn resource(
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let body = warp::body::stream().map(boxed_body);
     matched
+        .and(warp::ext::optional::<RequestId>())
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(query)
         .and(body)
-        .map(|param, method, headers, query, body| Incoming {
+        .map(|param, id, method, headers, query, body| Incoming {
+            id,
             method,
             headers,
             param,
@@ -251,8 +265,9 @@ fn resource(
         .map(move |incoming: Incoming| {
             let selected = select(path, &incoming.method);
             let caller = selected.and_then(|endpoint| {
-                auth::caller(&select_app, endpoint.access, &incoming.headers)
-                    .map(|caller| (endpoint, caller))
+                let caller = auth::caller(&select_app, endpoint.access, &incoming.headers)?;
+                in_scope(endpoint, &caller)?;
+                Ok((endpoint, caller))
             });
             (incoming, caller)
         })
@@ -301,6 +316,16 @@ fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiE
     Err(method_not_allowed(path))
 }
 
+/// Checks that a key may do what the endpoint does.
+fn in_scope(endpoint: &Endpoint, caller: &Caller) -> Result<(), ApiError> {
+    match (endpoint.scope, caller) {
+        (Some(scope), Caller::Key(principal)) if !principal.scopes.contains(scope) => {
+            Err(Failure::InsufficientScope(scope).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn method_not_allowed(path: &'static str) -> ApiError {
     let of_path = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
     let mut allow: Vec<&str> = Vec::new();
@@ -333,6 +358,7 @@ async fn run(
         Caller::Nobody => None,
     };
     let Incoming {
+        id,
         headers,
         param,
         query,
@@ -347,6 +373,7 @@ async fn run(
     (endpoint.handler)(
         app.clone(),
         Request {
+            id,
             caller,
             param,
             query,

@@ -12,8 +12,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use crate::app::{Caller, Principal};
+use crate::domain::event::{Actor, Cause, RequestId};
 use crate::domain::json::{self, Object};
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, Plans};
 
 use super::error::{ApiError, Code};
 
@@ -27,6 +28,8 @@ pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
 
 /// A request on its way to a handler.
 pub(crate) struct Request {
+    /// Its id; none but in tests that call the routes themselves.
+    pub id: Option<RequestId>,
     /// Who calls.
     pub caller: Caller,
     /// The part of the path that is a name, as it was sent.
@@ -45,6 +48,20 @@ impl Request {
         match &self.caller {
             Caller::Key(principal) => Ok(principal),
             Caller::Nobody | Caller::Admin => Err(crate::app::Failure::MissingCredentials.into()),
+        }
+    }
+
+    /// Returns who does what the request does, and by which request; `reason` is an admin's.
+    pub(super) fn cause(&self, reason: Option<String>) -> Cause {
+        let actor = match &self.caller {
+            Caller::Nobody => Actor::Nobody,
+            Caller::Key(principal) => Actor::Key(principal.key_id.clone()),
+            Caller::Admin => Actor::Admin,
+        };
+        Cause {
+            actor,
+            reason,
+            request: self.id,
         }
     }
 
@@ -136,14 +153,18 @@ impl Fields {
     }
 
     /// Takes a field that must be a plan's name if it is there.
-    pub(super) fn plan(&mut self, name: &str) -> Result<Option<Plan>, ApiError> {
+    pub(super) fn plan(
+        &mut self,
+        name: &str,
+        plans: &'static Plans,
+    ) -> Result<Option<Plan>, ApiError> {
         let Some(value) = self.0.take_optional(name) else {
             return Ok(None);
         };
         let text = json::string(&value).ok_or_else(|| {
             ApiError::from(crate::domain::plan::UnknownPlan(shortened(value.get())))
         })?;
-        Ok(Some(text.parse::<Plan>().map_err(|error| {
+        Ok(Some(plans.get(&text).map_err(|error| {
             ApiError::from(crate::domain::plan::UnknownPlan(shortened(&error.0)))
         })?))
     }

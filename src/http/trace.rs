@@ -11,10 +11,10 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
 use rand::RngExt;
 use tower::Service;
-use ulid::Ulid;
 use warp::Reply as _;
 
 use crate::app::App;
+use crate::domain::event::RequestId;
 
 use super::error::{ApiError, Code};
 use super::reply::credit_headers;
@@ -51,7 +51,9 @@ where
     S: Service<Request<B>, Response = warp::reply::Response, Error = Infallible>,
 {
     let started = Instant::now();
-    let request_id = Ulid::from_parts(app.now().millis(), rand::rng().random()).to_string();
+    let id = RequestId::new(app.now().millis(), rand::rng().random());
+    request.extensions_mut().insert(id);
+    let request_id = id.to_string();
     let client_id = client_request_id(request.headers());
     let method = request.method().clone();
     name_host(&mut request);

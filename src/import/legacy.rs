@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::domain::account::Email;
 use crate::domain::json::{self, JsonError, Object};
 use crate::domain::key::Secret;
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, Plans};
 use crate::domain::time::Timestamp;
 
 /// What a key without a description is called.
@@ -167,8 +167,8 @@ fn read_key(secret: Secret, value: &RawValue) -> Result<LegacyKey, String> {
         return Err("api_key is another key than its name".to_owned());
     }
     let plan = text(&mut entry, "plan")?.ok_or("plan is missing")?;
-    let plan: Plan = plan
-        .parse()
+    let plan = Plans::seed()
+        .get(&plan)
         .map_err(|_| "plan must be Free, Pro or Premium".to_owned())?;
     let used = count(&mut entry, "credits_used_this_cycle")?.unwrap_or(0);
     let used_ever = count(&mut entry, "total_credits_used")?.unwrap_or(0);
@@ -290,7 +290,7 @@ mod tests {
     fn what_is_missing_has_a_default() {
         let key = with("unknown", "{}").unwrap();
         assert_eq!(key.secret.reveal(), KEY);
-        assert_eq!((key.plan, key.active), (Plan::Pro, true));
+        assert_eq!((key.plan, key.active), (Plan::PRO, true));
         assert_eq!(
             (key.credits_remaining, key.used, key.used_ever),
             (10_000, 0, 0)

@@ -185,7 +185,7 @@ fn usage_of(group: &Group<'_>, now: Timestamp) -> Usage {
         keys.filter(move |key| key.active || !has_active)
     };
     let plan = counting().map(|key| key.plan).max();
-    let plan = plan.unwrap_or(crate::domain::plan::Plan::Free);
+    let plan = plan.unwrap_or(crate::domain::plan::Plan::FREE);
     let (anchor, index) = anchor_of_end(counting().next().map_or(now, |key| key.reset));
     let mut usage = Usage::new(plan, anchor);
     usage.cycle = index;
@@ -209,7 +209,7 @@ fn share_of(key: &LegacyKey, no: KeyNo, account: &Usage, now: Timestamp) -> Shar
         used: used_now(key, now),
         used_ever: key.used_ever,
         last_activity: key.last_activity,
-        ..Share::new(no, (key.plan < account.plan).then_some(key.plan))
+        ..Share::new(no, (key.plan < account.plan()).then_some(key.plan))
     }
 }
 
@@ -285,10 +285,10 @@ mod tests {
     #[test]
     fn an_email_in_any_case_is_one_account_and_none_is_one_each() {
         let plan = merge(vec![
-            key("a", None, Bought::Free, 9),
-            key("b", Some("Bo@X.org"), Bought::Free, 5),
-            key("c", None, Bought::Free, 3),
-            key("d", Some("bo@x.ORG"), Bought::Pro, 1),
+            key("a", None, Bought::FREE, 9),
+            key("b", Some("Bo@X.org"), Bought::FREE, 5),
+            key("c", None, Bought::FREE, 3),
+            key("d", Some("bo@x.ORG"), Bought::PRO, 1),
         ]);
         let shape: Vec<_> = plan
             .accounts
@@ -306,9 +306,9 @@ mod tests {
         let bo = &plan.accounts[0];
         // The oldest first, whatever the order of the file; the one with the lower plan is capped.
         assert_eq!(bo.keys[0].hash, Secret::new("d").hash());
-        assert_eq!(bo.usage.plan, Bought::Pro);
+        assert_eq!(bo.usage.plan(), Bought::PRO);
         let caps: Vec<_> = bo.usage.shares.iter().map(|s| (s.key_no, s.cap)).collect();
-        assert_eq!(caps, [(1, None), (2, Some(Bought::Free))]);
+        assert_eq!(caps, [(1, None), (2, Some(Bought::FREE.no()))]);
         assert_eq!(bo.usage.next_key_no, 3);
         assert_eq!(
             plan.owners[&Secret::new("b").hash()],
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn accounts_of_one_millisecond_stay_in_order() {
         let mut keys: Vec<_> = (0..50)
-            .map(|n| key(&format!("k{n}"), None, Bought::Free, 5))
+            .map(|n| key(&format!("k{n}"), None, Bought::FREE, 5))
             .collect();
         for (micros, key) in (1i64..).zip(&mut keys) {
             key.created_at = Timestamp::from_micros(key.created_at.micros() + 50 - micros);
@@ -342,18 +342,18 @@ mod tests {
         let email = Some("bo@x.org");
         let passed = LegacyKey {
             reset: now(),
-            ..used(key("c", email, Bought::Free, 3), 40)
+            ..used(key("c", email, Bought::FREE, 3), 40)
         };
         let plan = merge(vec![
-            used(key("a", email, Bought::Free, 1), 30),
-            revoked(used(key("b", email, Bought::Premium, 2), 20)),
+            used(key("a", email, Bought::FREE, 1), 30),
+            revoked(used(key("b", email, Bought::PREMIUM, 2), 20)),
             passed,
         ]);
         let usage = &plan.accounts[0].usage;
         // The plan is of the active keys only, what was used is of all; a passed cycle counts no more.
         assert_eq!(
-            (usage.plan, usage.granted, usage.used),
-            (Bought::Free, 100, 50)
+            (usage.plan(), usage.granted, usage.used),
+            (Bought::FREE, 100, 50)
         );
         assert_eq!(usage.used_ever, 90);
         assert_eq!(usage.cycle_end, at("2026-12-01T00:00:00Z"));
@@ -365,8 +365,8 @@ mod tests {
         assert_eq!((end.at, end.share.used, end.share.cap), (now(), 20, None));
         // Over the plan: nothing is left, nothing is owed.
         let over = merge(vec![
-            used(key("a", email, Bought::Free, 1), 99),
-            used(key("b", email, Bought::Free, 2), 98),
+            used(key("a", email, Bought::FREE, 1), 99),
+            used(key("b", email, Bought::FREE, 2), 98),
         ]);
         let usage = &over.accounts[0].usage;
         assert_eq!(
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_lone_key_keeps_its_credits_until_its_cycle_has_passed() {
-        let lone = merge(vec![key("a", None, Bought::Free, 5)]);
+        let lone = merge(vec![key("a", None, Bought::FREE, 5)]);
         let usage = &lone.accounts[0].usage;
         assert_eq!(
             (usage.granted, usage.used, usage.balance().credits_remaining),
@@ -385,7 +385,7 @@ mod tests {
         );
         let passed = LegacyKey {
             reset: at("2026-05-31T00:00:00Z"),
-            ..key("a", None, Bought::Free, 5)
+            ..key("a", None, Bought::FREE, 5)
         };
         let passed = merge(vec![passed]);
         let usage = &passed.accounts[0].usage;
@@ -398,19 +398,19 @@ mod tests {
     fn the_cycle_is_the_oldest_active_keys() {
         let email = Some("bo@x.org");
         let plan = merge(vec![
-            revoked(key("a", email, Bought::Free, 1)),
-            key("b", email, Bought::Free, 31),
-            key("c", email, Bought::Free, 30),
+            revoked(key("a", email, Bought::FREE, 1)),
+            key("b", email, Bought::FREE, 31),
+            key("c", email, Bought::FREE, 30),
         ]);
         assert_eq!(plan.accounts[0].usage.cycle_end, at("2026-12-30T00:00:00Z"));
         let none = merge(vec![
-            revoked(key("a", email, Bought::Pro, 2)),
-            revoked(key("b", email, Bought::Free, 1)),
+            revoked(key("a", email, Bought::PRO, 2)),
+            revoked(key("b", email, Bought::FREE, 1)),
         ]);
         let usage = &none.accounts[0].usage;
         assert_eq!(
-            (usage.plan, usage.cycle_end),
-            (Bought::Pro, at("2026-12-01T00:00:00Z"))
+            (usage.plan(), usage.cycle_end),
+            (Bought::PRO, at("2026-12-01T00:00:00Z"))
         );
         assert!(usage.shares.is_empty());
         assert_eq!(
@@ -424,9 +424,9 @@ mod tests {
         let by = |who: &str| LegacyKey {
             created_by: Some(Secret::new(who)),
             revoked_by: Some(Secret::new(who)),
-            ..revoked(key(&format!("made by {who}"), None, Bought::Free, 2))
+            ..revoked(key(&format!("made by {who}"), None, Bought::FREE, 2))
         };
-        let first = key("first", None, Bought::Free, 1);
+        let first = key("first", None, Bought::FREE, 1);
         let plan = merge(vec![first, by("first"), by("admin"), by("gone")]);
         let id = plan.accounts[0].keys[0].id.to_string();
         let expected = [None, Some(id), Some("admin".to_owned()), None];
@@ -441,7 +441,7 @@ mod tests {
     fn more_active_keys_than_an_account_may_have_are_refused() {
         let many = |n: usize| {
             let keys =
-                (0..n).map(|n| key(&format!("key-{n:03}"), Some("b@x.org"), Bought::Free, 1));
+                (0..n).map(|n| key(&format!("key-{n:03}"), Some("b@x.org"), Bought::FREE, 1));
             let keys = keys.map(|key| (key, KeyId::generate().unwrap()));
             Plan::merge(keys.collect(), now(), || 0).map(|plan| plan.accounts.len())
         };

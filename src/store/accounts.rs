@@ -350,7 +350,9 @@ impl Inner {
         }
         let steps = self.steps();
         let intent = op_key(account, 0);
-        self.trees.key_intents.insert(intent, encode(&KeyIntent::Bar)?)?;
+        self.trees
+            .key_intents
+            .insert(intent, encode(&KeyIntent::Bar)?)?;
         self.swap_account(account, |record| {
             record.standing = to;
             record.events.push(now, cause.clone(), kind.clone());
@@ -406,9 +408,7 @@ impl Inner {
             }
             claimed?;
         }
-        let record = new
-            .key
-            .record(account, 1, new.created_at, &new.cause.actor);
+        let record = new.key.record(account, 1, new.created_at, &new.cause.actor);
         match self.insert_key(&hash, &record) {
             Ok(()) => {}
             Err(SwapError::Refused(KeyRefusal::Exists)) => {
@@ -434,7 +434,10 @@ impl Inner {
         };
         let mut users = AccountRecord::new(new.name, new.created_at, vec![first]);
         let plan = new.plan.name().to_owned();
-        for kind in [EventKind::SignedUp { plan }, EventKind::KeyCreated { key: id }] {
+        for kind in [
+            EventKind::SignedUp { plan },
+            EventKind::KeyCreated { key: id },
+        ] {
             users.events.push(new.created_at, new.cause.clone(), kind);
         }
         self.trees.users.insert(account.0, encode(&users)?)?;

@@ -571,12 +571,8 @@ mod tests {
 
     /// The records of one account, framed.
     fn records() -> (Vec<u8>, BackupContents) {
-        let users = AccountRecord {
-            name: None,
-            created_at: NOW,
-            active: vec![],
-        };
-        let usage = Usage::new(Plan::Free, NOW);
+        let users = AccountRecord::new(None, NOW, vec![]);
+        let usage = Usage::new(Plan::FREE, NOW);
         let mut bytes = Vec::new();
         for (kind, value) in [
             (Kind::Account, encode(&users).unwrap()),

@@ -88,19 +88,14 @@ impl Committer {
             })?;
         let (end, ended) = channel();
         let state = Arc::clone(&shared);
-        watchdog::start(
-            Arc::clone(&shared.flushing),
-            ended,
-            TICKS_MAX,
-            move || {
-                // Nothing is written for it: that would hang as well. An error that the flush may yet have
-                // is kept by Linux for whoever opens the files next.
-                if stop(&state, &"a flush has not ended for 10 s") {
-                    state.alarm.notify_one();
-                }
-                on_hung();
-            },
-        )?;
+        watchdog::start(Arc::clone(&shared.flushing), ended, TICKS_MAX, move || {
+            // Nothing is written for it: that would hang as well. An error that the flush may yet have
+            // is kept by Linux for whoever opens the files next.
+            if stop(&state, &"a flush has not ended for 10 s") {
+                state.alarm.notify_one();
+            }
+            on_hung();
+        })?;
         Ok(Self {
             shared,
             queue: Some(queue),

@@ -220,7 +220,10 @@ impl Inner {
             ledger_id: erasure.ledger_id,
         };
         let intent = encode(&intent)?;
-        self.trees.erasures.insert(account.0, intent).map_err(StoreError::from)?;
+        self.trees
+            .erasures
+            .insert(account.0, intent)
+            .map_err(StoreError::from)?;
         let kind = EventKind::Erased {
             receipt: erasure.receipt.clone(),
             memories: erased.memories,
@@ -229,7 +232,9 @@ impl Inner {
         };
         self.swap_account(account, |record| {
             record.standing = Standing::Erasing;
-            record.events.push(erasure.now, erasure.cause.clone(), kind.clone());
+            record
+                .events
+                .push(erasure.now, erasure.cause.clone(), kind.clone());
         })?;
         // Before the lock is given back, so that nobody else takes it up.
         let sweep = Sweep::begin(self, account);
@@ -238,9 +243,13 @@ impl Inner {
         let (active, totals) = (record.active.len(), &self.totals);
         let active_keys = u64::try_from(active).unwrap_or(u64::MAX);
         totals.accounts.fetch_sub(1, Ordering::Relaxed);
-        totals.active_accounts.fetch_sub(u64::from(active > 0), Ordering::Relaxed);
+        totals
+            .active_accounts
+            .fetch_sub(u64::from(active > 0), Ordering::Relaxed);
         totals.active_keys.fetch_sub(active_keys, Ordering::Relaxed);
-        totals.memories.fetch_sub(erased.memories, Ordering::Relaxed);
+        totals
+            .memories
+            .fetch_sub(erased.memories, Ordering::Relaxed);
         steps.complete();
         Ok((erased, sweep))
     }
@@ -299,13 +308,19 @@ impl Inner {
         }
         for tag in Owner::TAGS {
             let prefix = [tag, &account.0].concat();
-            each(&trees.pieces, &prefix, left, |key, _| remove(&trees.pieces, key))?;
+            each(&trees.pieces, &prefix, left, |key, _| {
+                remove(&trees.pieces, key)
+            })?;
         }
         each(&trees.replays, &account.0, left, |key, value| {
             // One that cannot be read leaves its time, which is swept when it is a day old.
-            if let (Ok(record), Ok(name)) = (decode_borrowed::<ReplayRecord<'_>>(value), key.try_into())
+            if let (Ok(record), Ok(name)) =
+                (decode_borrowed::<ReplayRecord<'_>>(value), key.try_into())
             {
-                remove(&trees.replay_times, &replay_time_key(record.recorded_at, name))?;
+                remove(
+                    &trees.replay_times,
+                    &replay_time_key(record.recorded_at, name),
+                )?;
             }
             remove(&trees.replays, key)
         })?;

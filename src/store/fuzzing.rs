@@ -4,17 +4,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::Cause;
 use crate::domain::key::KeyHash;
 use crate::domain::memory::MemoryId;
-use crate::domain::plan::Plan;
+use crate::domain::plan::Operation;
+use crate::domain::plan::Plans;
 use crate::domain::time::Timestamp;
+use crate::domain::usage::Payer;
 use crate::domain::usage::Usage;
 use crate::fuzzing::{Outcome, ensure};
 
 use super::StoreError;
-use super::codec::{decode, decode_borrowed, decode_long, encode, encode_long};
+use super::codec::{Record, decode, decode_borrowed, decode_long, encode, encode_long};
 use super::schema::{AccountRecord, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead};
 use super::stats::{Counts, Delta};
+use super::usage::decode_usage;
 
 /// 1 January 2026.
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -34,7 +38,7 @@ pub(crate) fn stored_records(bytes: &[u8]) -> Outcome {
         1 => owned::<KeyRecord>(bytes),
         2 => {
             owned::<Usage>(bytes)?;
-            decode::<Usage>(bytes).map_or(Ok(()), |usage| usage_obeys(&usage))
+            decode_usage(bytes, Plans::seed()).map_or(Ok(()), |usage| usage_obeys(&usage))
         }
         3 => again(
             decode_borrowed::<MemoryHead<'_>>(bytes),
@@ -59,7 +63,17 @@ pub(crate) fn stored_records(bytes: &[u8]) -> Outcome {
     }
 }
 
-fn owned<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Outcome {
+fn owned<T: Record + Serialize + DeserializeOwned>(bytes: &[u8]) -> Outcome {
+    // What is read of an older version is written as of this one; that it can be read is enough.
+    if bytes.first().is_some_and(|version| *version < T::VERSION) {
+        let Ok(record) = decode::<T>(bytes) else {
+            return Ok(());
+        };
+        let Ok(written) = encode(&record) else {
+            return Ok(());
+        };
+        return owned::<T>(&written);
+    }
     again(decode::<T>(bytes), bytes, encode, |bytes| {
         encode(&decode::<T>(bytes)?)
     })
@@ -98,7 +112,7 @@ fn again<T>(
 
 /// Does with a record of usage what requests do.
 fn usage_obeys(usage: &Usage) -> Outcome {
-    let key_no = usage.shares.first().map_or(1, |share| share.key_no);
+    let payer = Payer::first(usage.shares.first().map_or(1, |share| share.key_no));
     let spent = |usage: &Usage| (usage.used, usage.held);
     for now in [
         usage.cycle_end,
@@ -112,7 +126,7 @@ fn usage_obeys(usage: &Usage) -> Outcome {
         let was_sound = rolled.used <= rolled.granted;
         ensure!(usage.roll_over(now).is_none(), "a cycle is granted twice");
         let before = usage.balance();
-        match usage.debit(key_no, 1, now) {
+        match usage.debit(payer, Operation::ReadMemory, 1, now) {
             Ok(after) => ensure!(
                 after.credits_remaining < before.credits_remaining && usage.used <= usage.granted,
                 "a debit that took nothing"
@@ -120,7 +134,7 @@ fn usage_obeys(usage: &Usage) -> Outcome {
             Err(_) => ensure!(usage == rolled, "a refused debit leaves a trace"),
         }
         usage = rolled.clone();
-        match usage.begin_add(key_no, MemoryId::new(NOW.millis(), 7), 2, None, now) {
+        match usage.begin_add(payer, MemoryId::new(NOW.millis(), 7), 2, None, now) {
             Ok((intent, _)) => {
                 usage.undo(&intent);
                 // At the end of what a counter holds it stays, and no two writes have one number.
@@ -136,8 +150,8 @@ fn usage_obeys(usage: &Usage) -> Outcome {
         for intent in rolled.intents.iter().chain(&usage.intents.clone()) {
             usage.undo(intent);
         }
-        for plan in Plan::ALL {
-            usage.change_plan(plan, now);
+        for plan in Plans::seed().iter() {
+            usage.change_plan(plan, now, Cause::service());
             ensure!(
                 !was_sound || usage.used <= usage.granted,
                 "{plan}: more used than granted"

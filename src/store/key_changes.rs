@@ -422,7 +422,7 @@ impl Inner {
         is_active(&old, now).map_err(SwapError::Refused)?;
         let share = usage.share(old.lineage);
         self.rights(&users, &usage, by, now)?
-            .cover(&old, share)
+            .cover(&old, share, &usage)
             .map_err(SwapError::Refused)?;
         let grace = successor.grace_seconds;
         if grace > 0 && users.active.len() >= ACTIVE_KEYS_MAX {
@@ -542,9 +542,8 @@ impl Inner {
         rights
             .widen(&old, old_credits, &record, credits_cap)
             .map_err(SwapError::Refused)?;
-        let plan = share.map_or(usage.plan, |share| {
-            share.cap.map_or(usage.plan, |cap| cap.min(usage.plan))
-        });
+        let own = share.and_then(|share| usage.cap_of(share));
+        let plan = own.map_or(usage.plan(), |cap| cap.min(usage.plan()));
         if change.credits_cap.is_some() && credits_cap.is_some_and(|c| c > plan.credits_per_cycle())
         {
             let most = plan.credits_per_cycle();
@@ -677,7 +676,10 @@ impl Inner {
             return Ok(());
         }
         for other in users.active.iter().filter(|key| key.no != of.no) {
-            if self.key_record(&other.hash)?.is_some_and(|key| key.manages()) {
+            if self
+                .key_record(&other.hash)?
+                .is_some_and(|key| key.manages())
+            {
                 return Ok(());
             }
         }
@@ -714,7 +716,7 @@ impl Inner {
         let share = usage.share(record.lineage).ok_or_else(revoked)?;
         Ok(Rights {
             scopes: record.scopes,
-            cap: share.cap,
+            cap: usage.cap_of(share),
             credits_cap: share.credits_cap,
             expires_at: record.expires_at,
         })
@@ -750,7 +752,7 @@ struct Given {
 impl Rights {
     /// Decides what a new key gets. Source: the HTTP contract, `POST /apikey/new`.
     fn give(&self, key: &NewKey, usage: &Usage) -> Result<Given, KeyRefusal> {
-        let own = self.cap.map_or(usage.plan, |cap| cap.min(usage.plan));
+        let own = self.cap.map_or(usage.plan(), |cap| cap.min(usage.plan()));
         if key.cap.is_some_and(|plan| plan > own) {
             return Err(KeyRefusal::AboveOwnPlan(own));
         }
@@ -775,11 +777,18 @@ impl Rights {
     }
 
     /// Checks that a key which is given anew, in clear, has no more than the key that asks for it.
-    fn cover(&self, key: &KeyRecord, share: Option<&Share>) -> Result<(), KeyRefusal> {
+    fn cover(
+        &self,
+        key: &KeyRecord,
+        share: Option<&Share>,
+        usage: &Usage,
+    ) -> Result<(), KeyRefusal> {
         self.cover_scopes(key.scopes)?;
         self.cover_end(key.expires_at)?;
         if let Some(own) = self.cap
-            && share.and_then(|share| share.cap).is_none_or(|cap| cap > own)
+            && share
+                .and_then(|share| usage.cap_of(share))
+                .is_none_or(|cap| cap > own)
         {
             return Err(KeyRefusal::AboveOwnPlan(own));
         }
@@ -844,7 +853,9 @@ impl KeyChange {
         let changes = [
             (
                 "description",
-                self.description.as_ref().is_some_and(|d| *d != old.description),
+                self.description
+                    .as_ref()
+                    .is_some_and(|d| *d != old.description),
             ),
             ("scopes", self.scopes.is_some_and(|s| s != old.scopes)),
             (

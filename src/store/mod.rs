@@ -57,6 +57,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
+use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
@@ -102,6 +103,8 @@ pub struct Options {
     /// disk: after that it could not even read what it was writing, and would have to be opened anew.
     /// Writes go on by themselves once there is space again. 0 turns it off.
     pub reserve_bytes: u64,
+    /// The table of plans.
+    pub plans: &'static Plans,
     /// Called once when a flush does not end, after writes were stopped: for a server, to end the process.
     pub on_hung_disk: fn(),
 }
@@ -112,6 +115,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             waiting_writes_max: 4_096,
             reserve_bytes: 8 << 20,
+            plans: Plans::seed(),
             on_hung_disk: || {},
         }
     }
@@ -166,6 +170,7 @@ struct Inner {
     trees: Trees,
     db: sled::Db,
     locks: AccountLocks,
+    plans: &'static Plans,
     stats: stats::Cache,
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
@@ -446,6 +451,7 @@ impl Inner {
             trees,
             db,
             locks: AccountLocks::new(),
+            plans: options.plans,
             stats: stats::Cache::new(),
             audit: Mutex::new(head),
             erasing: Mutex::default(),

@@ -12,6 +12,7 @@ use super::pieces::{self, Owner};
 use super::schema::{
     AccountRecord, KeyIntent, Revoked, Standing, memory_key, op_key, part, replay_key,
 };
+use super::usage::decode_usage;
 use super::{Inner, Ordering, StoreError};
 
 /// What recovery does about a record that is damaged.
@@ -83,13 +84,18 @@ impl Inner {
     /// memories the account holds.
     fn recover_usage(&self, key: &[u8], bytes: &[u8]) -> Result<(u64, u64), StoreError> {
         let account = AccountKey(part(key, 0).ok_or_else(|| bad_key("usage"))?);
-        let mut usage: Usage = decode(bytes)?;
+        let mut usage = decode_usage(bytes, self.plans)?;
         let mut settled = 0;
         if !usage.intents.is_empty() {
             settled = self.recover_memories(account, &mut usage)?;
         }
         // Rows that were being moved are in both, or in the usage only: as they are, they are read once.
-        if usage.ledger.rows.iter().any(|row| row.no <= usage.ledger.frozen) {
+        if usage
+            .ledger
+            .rows
+            .iter()
+            .any(|row| row.no <= usage.ledger.frozen)
+        {
             self.move_ledger(account)?;
         }
         if !usage.events.events.is_empty() {
@@ -153,7 +159,11 @@ impl Inner {
                 Ok(revision.is_none())
             }
             IntentKind::Adjust { replay, .. } => {
-                if self.trees.replays.contains_key(replay_key(account, *replay))? {
+                if self
+                    .trees
+                    .replays
+                    .contains_key(replay_key(account, *replay))?
+                {
                     return Ok(true);
                 }
                 usage.undo(intent);

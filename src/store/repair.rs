@@ -26,6 +26,7 @@ use super::schema::{
     AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead, Trees,
     account_key_key, part, replay_time_key,
 };
+use super::usage::{decode_usage, readable_usage};
 use super::{Inner, Store, StoreError};
 
 impl Store {
@@ -248,13 +249,15 @@ impl Repair<'_> {
     /// Says whether the account that a key names knows the key too.
     fn is_its_accounts(&self, hash: KeyHash, record: &KeyRecord) -> Result<bool, StoreError> {
         let (account, no) = (record.account, record.no);
-        let Some(usage) = readable::<Usage>(&self.inner.trees.usage, &account.0)? else {
+        let plans = self.inner.plans;
+        let Some(usage) = readable_usage(&self.inner.trees.usage, account, plans)? else {
             return Ok(false);
         };
         let Some(owner) = self.account_record(account)? else {
             return Ok(false);
         };
-        let listed = owner.active.contains(&ActiveKey { no, hash });
+        let lineage = record.lineage;
+        let listed = owner.active.contains(&ActiveKey { no, hash, lineage });
         let ended = record.revoked.is_some() && usage.share(no).is_none();
         Ok(listed || (ended && no < usage.next_key_no))
     }
@@ -377,7 +380,8 @@ impl Repair<'_> {
     fn accounts(&mut self) -> Result<(), StoreError> {
         let tree = self.trees().usage;
         self.each("usage", &tree, |repair, key, value| {
-            let (Ok(key), Ok(usage)) = (key.try_into(), decode::<Usage>(value)) else {
+            let usage = decode_usage(value, repair.inner.plans);
+            let (Ok(key), Ok(usage)) = (key.try_into(), usage) else {
                 return Ok(());
             };
             let account = AccountKey(key);
@@ -418,7 +422,7 @@ impl Repair<'_> {
             self.active_keys(account, record, &mut usage, &keys)?;
         }
         let counted = Counted::of(self.inner, account)?;
-        let before = readable::<Usage>(&trees.usage, &account.0)?;
+        let before = readable_usage(&trees.usage, account, self.inner.plans)?;
         let above = |n: u64| n.saturating_add(1);
         let ends = keys.iter().filter_map(|key| key.retired.as_ref());
         let last_ops = ends.map(|end| above(end.last_op));

@@ -37,7 +37,7 @@ use crate::domain::ledger::LedgerRow;
 use crate::domain::memory::MemoryId;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{KeyNo, Payer, Share, Usage};
+use crate::domain::usage::{KeyNo, Share, Usage};
 
 use super::codec::Record;
 use super::error::StoreError;
@@ -184,13 +184,6 @@ impl KeyRecord {
     /// Says whether it can be relied on to manage keys for as long as nobody changes it.
     pub(super) fn manages(&self) -> bool {
         self.scopes_now().contains(Scope::Keys) && self.expires_at.is_none()
-    }
-
-    pub(super) fn payer(&self) -> Payer {
-        Payer {
-            key_no: self.no,
-            lineage: self.lineage,
-        }
     }
 }
 

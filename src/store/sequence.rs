@@ -267,11 +267,7 @@ mod tests {
     }
 
     fn users(n: u8) -> Raw {
-        let record = AccountRecord {
-            name: None,
-            created_at: NOW,
-            active: vec![],
-        };
+        let record = AccountRecord::new(None, NOW, vec![]);
         (
             Kind::Account,
             account(n).0.to_vec(),
@@ -280,22 +276,13 @@ mod tests {
     }
 
     fn usage(n: u8) -> Raw {
-        let usage = Usage::new(Plan::Free, NOW);
+        let usage = Usage::new(Plan::FREE, NOW);
         (Kind::Usage, account(n).0.to_vec(), encode(&usage).unwrap())
     }
 
     fn key(n: u8, no: KeyNo) -> Raw {
         let new = new_key("k");
-        let record = KeyRecord {
-            account: account(n),
-            no,
-            id: new.id,
-            masked: new.masked,
-            description: String::new(),
-            created_at: NOW,
-            created_by: None,
-            revoked: None,
-        };
+        let record = new.record(account(n), no, NOW, &crate::domain::event::Actor::Nobody);
         let KeyHash(hash) = Secret::new(format!("{no}")).hash();
         (Kind::Key, hash.to_vec(), encode(&record).unwrap())
     }
@@ -434,11 +421,12 @@ mod tests {
         };
         assert_eq!(with_piece(7, 0), Ok(()));
         assert!(with_piece(8, 0).is_err() && with_piece(7, 1).is_err());
-        let mut busy = Usage::new(Plan::Free, NOW);
+        let mut busy = Usage::new(Plan::FREE, NOW);
         busy.intents.push(Intent {
             op: 1,
             cycle: 0,
             key_no: 1,
+            paid_by: 1,
             memory: MemoryId::default(),
             kind: IntentKind::Delete,
         });

@@ -19,12 +19,15 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::codec::{decode, encode};
-use super::testing::{NOW, memory, new_key, sign_up};
+use super::testing::{NOW, by, memory, new_key, sign_up};
 use super::*;
+use crate::domain::event::Cause;
 use crate::domain::key::KeyId;
 use crate::domain::memory::MemoryId;
+use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
+use crate::domain::usage::Payer;
 use crate::domain::usage::{KeyNo, Refusal, Usage};
 
 const PRICE: u64 = 2;
@@ -65,7 +68,10 @@ impl Sky {
     async fn account(&self, name: u64, plan: Plan) -> AccountKey {
         let key = new_key(&format!("key-of-{name}"));
         let account = sign_up(&self.store, None, 1_000 + name, key).await;
-        self.store.change_plan(account, plan, NOW).await.unwrap();
+        self.store
+            .change_plan(account, plan, NOW, Cause::service())
+            .await
+            .unwrap();
         account
     }
 
@@ -135,7 +141,7 @@ async fn add(
     let memory = memory("a", bytes);
     let add = AddMemory {
         account,
-        key_no: key.0,
+        payer: Payer::first(key.0),
         key_id: key.1.as_str(),
         memory: &memory,
         id: MemoryId::new(NOW.millis(), 1 << 60),
@@ -155,7 +161,9 @@ fn first_key(store: &Store, account: AccountKey) -> Key {
 }
 
 async fn mint(store: &Store, account: AccountKey, secret: &str) -> Key {
-    let row = store.create_key(account, new_key(secret), None, NOW).await;
+    let row = store
+        .create_key(account, new_key(secret), None, NOW, Cause::service())
+        .await;
     let row = row.unwrap();
     (row.share.key_no, row.id)
 }
@@ -164,7 +172,7 @@ async fn mint(store: &Store, account: AccountKey, secret: &str) -> Key {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_balance() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let mut debits = 0;
     for round in 0..rounds() {
         // Odd balances too, which the price does not divide.
@@ -174,7 +182,10 @@ async fn one_balance() {
             let store = sky.store.clone();
             let cost = if n % 2 == 0 { PRICE } else { 1 };
             async move {
-                match store.debit(account, 1, cost, NOW).await {
+                match store
+                    .debit(account, Payer::first(1), (Operation::ReadMemory, cost), NOW)
+                    .await
+                {
                     Ok(debited) => {
                         assert_eq!(debited.cost, cost);
                         (cost, true)
@@ -205,7 +216,7 @@ async fn one_balance() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_last_place() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Pro).await;
+    let account = sky.account(0, Plan::PRO).await;
     let key = first_key(&sky.store, account);
     let fill = (0..99).map(|_| {
         let (store, key) = (sky.store.clone(), key.clone());
@@ -213,7 +224,7 @@ async fn one_last_place() {
     });
     race(fill.collect()).await;
     sky.store
-        .change_plan(account, Plan::Free, NOW)
+        .change_plan(account, Plan::FREE, NOW, Cause::service())
         .await
         .unwrap();
     let mut refused = 0;
@@ -248,7 +259,7 @@ async fn one_last_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_pair_of_keys() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let mut stays = first_key(&sky.store, account);
     let (used, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     for round in 0..rounds() {
@@ -265,7 +276,15 @@ async fn one_pair_of_keys() {
                     // A user of a key: whatever begins after the revocation's answer is refused.
                     for _ in 0..4 {
                         let too_late = revoked[own].load(Ordering::SeqCst);
-                        match store.debit(account, pair[own].0, 1, NOW).await {
+                        match store
+                            .debit(
+                                account,
+                                Payer::first(pair[own].0),
+                                (Operation::ReadMemory, 1),
+                                NOW,
+                            )
+                            .await
+                        {
                             Ok(_) => {
                                 assert!(!too_late, "round {round}: a revoked key was debited");
                                 used.fetch_add(1, Ordering::Relaxed);
@@ -287,7 +306,7 @@ async fn one_pair_of_keys() {
                 };
                 let by = pair[own].1.as_str();
                 match store
-                    .revoke_key(account, &pair[which].1, by, false, NOW)
+                    .revoke_key(account, &pair[which].1, false, NOW, super::testing::by(by))
                     .await
                 {
                     Ok(_) => {
@@ -298,7 +317,7 @@ async fn one_pair_of_keys() {
                         assert!(is_refused, "round {round}: a revoked key added a memory");
                         Some(which)
                     }
-                    Err(OpError::Refused(RevokeRefusal::LastActive)) => None,
+                    Err(OpError::Refused(KeyRefusal::LastManager)) => None,
                     Err(error) => panic!("{error}"),
                 }
             }
@@ -334,9 +353,10 @@ async fn one_email() {
                 let new = NewAccount {
                     account,
                     name: Some(name),
-                    plan: Plan::Free,
+                    plan: Plan::FREE,
                     key: new_key(&format!("key {n} of round {round}")),
                     created_at: NOW,
+                    cause: Cause::service(),
                 };
                 match store.create_account(new).await {
                     Ok(row) => Some(row.account),
@@ -370,7 +390,7 @@ async fn one_email() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_idempotency_key() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let key = first_key(&sky.store, account);
     let (replayed, in_flight) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     for round in 0..rounds() {
@@ -428,7 +448,7 @@ async fn one_idempotency_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn plans_and_debits() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Free).await;
+    let account = sky.account(0, Plan::FREE).await;
     let mut charged = 0;
     for round in 0..rounds() {
         let before = sky.store.usage(account, NOW).unwrap();
@@ -436,13 +456,19 @@ async fn plans_and_debits() {
             let store = sky.store.clone();
             async move {
                 if n < 2 {
-                    let plans = [Plan::Free, Plan::Pro, Plan::Free, Plan::Premium];
+                    let plans = [Plan::FREE, Plan::PRO, Plan::FREE, Plan::PREMIUM];
                     let plan = plans[usize::try_from((round + n) % 4).unwrap()];
-                    let (_, usage) = store.change_plan(account, plan, NOW).await.unwrap();
-                    assert_eq!(usage.plan, plan);
+                    let (_, usage) = store
+                        .change_plan(account, plan, NOW, Cause::service())
+                        .await
+                        .unwrap();
+                    assert_eq!(usage.plan(), plan);
                     return 0;
                 }
-                match store.debit(account, 1, 5, NOW).await {
+                match store
+                    .debit(account, Payer::first(1), (Operation::ReadMemory, 5), NOW)
+                    .await
+                {
                     Ok(_) => 5,
                     Err(OpError::Refused(Refusal::OutOfCredits(_))) => 0,
                     Err(error) => panic!("{error}"),
@@ -455,7 +481,7 @@ async fn plans_and_debits() {
         assert!(after.used <= after.granted, "round {round}");
         let left = after.granted - after.used;
         assert!(
-            left <= after.plan.credits_per_cycle(),
+            left <= after.plan().credits_per_cycle(),
             "round {round}: {left}"
         );
         charged += paid;
@@ -469,7 +495,7 @@ async fn plans_and_debits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn adds_deletes_and_recounts() {
     let sky = Sky::open();
-    let account = sky.account(0, Plan::Premium).await;
+    let account = sky.account(0, Plan::PREMIUM).await;
     let key = first_key(&sky.store, account);
     let mut there: Vec<MemoryId> = Vec::new();
     for round in 0..rounds() {
@@ -496,7 +522,7 @@ async fn adds_deletes_and_recounts() {
                     9 => {
                         let update = UpdateMemory {
                             account,
-                            key_no: 1,
+                            payer: Payer::first(1),
                             id: kept?,
                             cost: PRICE,
                             now: NOW,
@@ -587,7 +613,7 @@ async fn write_everything(store: &Store, n: u64, rounds: u64) {
         for (id, bytes) in [(made[0], 20_000), (made[1], 10)] {
             let update = UpdateMemory {
                 account,
-                key_no: other.0,
+                payer: Payer::first(other.0),
                 id,
                 cost: PRICE,
                 now: NOW,
@@ -596,7 +622,7 @@ async fn write_everything(store: &Store, n: u64, rounds: u64) {
             store.update_memory(update, to).await.unwrap();
         }
         let gone = store
-            .revoke_key(account, &key.1, "key_000000000000", false, NOW)
+            .revoke_key(account, &key.1, false, NOW, by("key_000000000000"))
             .await;
         gone.unwrap();
         key = other;
@@ -604,9 +630,20 @@ async fn write_everything(store: &Store, n: u64, rounds: u64) {
             .delete_memory(account, key.0, made[1], NOW)
             .await
             .unwrap();
-        store.debit(account, key.0, 1, NOW).await.unwrap();
-        let plan = [Plan::Premium, Plan::Pro][usize::try_from(round % 2).unwrap()];
-        store.change_plan(account, plan, NOW).await.unwrap();
+        store
+            .debit(
+                account,
+                Payer::first(key.0),
+                (Operation::ReadMemory, 1),
+                NOW,
+            )
+            .await
+            .unwrap();
+        let plan = [Plan::PREMIUM, Plan::PRO][usize::try_from(round % 2).unwrap()];
+        store
+            .change_plan(account, plan, NOW, Cause::service())
+            .await
+            .unwrap();
         store.stats(account).await.unwrap();
         let inner = store.inner().unwrap();
         let due = inner.swap_usage(account, |usage| {

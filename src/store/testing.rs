@@ -1,12 +1,12 @@
 //! What the store's own tests have in common: a time, keys, memories.
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::{Actor, Cause};
 use crate::domain::json::Object;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::domain::event::Cause;
 use crate::domain::usage::{KeyNo, Payer};
 
 use super::{AddMemory, NewAccount, NewKey, Store, UpdateMemory};
@@ -92,7 +92,7 @@ pub(super) async fn sign_up(
     let new = NewAccount {
         account,
         name: name.map(str::to_owned),
-        plan: Plan::Pro,
+        plan: Plan::PRO,
         key,
         created_at: NOW,
         cause: Cause::service(),
@@ -145,5 +145,17 @@ pub(super) async fn close(store: Store) {
     while std::sync::Arc::strong_count(&inner) > 2 {
         tokio::task::yield_now().await;
         std::thread::yield_now();
+    }
+}
+
+/// A key of an account as the cause of something, or `admin`.
+pub(super) fn by(name: &str) -> Cause {
+    let actor = match name {
+        "admin" => Actor::Admin,
+        id => Actor::Key(KeyId::parse(id).unwrap()),
+    };
+    Cause {
+        actor,
+        ..Cause::service()
     }
 }

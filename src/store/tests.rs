@@ -2,6 +2,7 @@
 
 use super::testing::{NOW, add, new_key, sign_up};
 use super::*;
+use crate::domain::event::Cause;
 use crate::domain::usage::Refusal;
 
 async fn store(options: Options) -> (tempfile::TempDir, Store, AccountKey) {
@@ -106,7 +107,12 @@ async fn too_many_waiting_writes_are_refused() {
     let inner = store.inner().unwrap();
     let ticket = inner.admit().unwrap();
     let refused = store
-        .change_plan(account, crate::domain::plan::Plan::Premium, NOW)
+        .change_plan(
+            account,
+            crate::domain::plan::Plan::PREMIUM,
+            NOW,
+            Cause::service(),
+        )
         .await;
     assert!(matches!(refused, Err(StoreError::Overloaded)));
     assert_eq!(store.usage(account, NOW).unwrap(), before);
@@ -127,7 +133,7 @@ async fn a_sweep_removes_what_has_expired() {
         let replay = begun.await.unwrap();
         let add = AddMemory {
             account,
-            key_no: 1,
+            payer: crate::domain::usage::Payer::first(1),
             key_id: "key_000000000000",
             memory: &memory,
             id: crate::domain::memory::MemoryId::new(hour(at).millis(), 1),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::account::AccountKey;
 use crate::domain::event::Cause;
-use crate::domain::plan::{Operation, Plan};
+use crate::domain::plan::{Operation, Plan, Plans};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Balance, KeyNo, Payer, Refusal, Usage};
 
@@ -55,9 +55,8 @@ impl Store {
         self.opened().await;
         let inner = self.inner()?;
         if inner.takes_writes().is_ok() {
-            let step = || {
-                inner.swap_usage(account, |usage| usage.debit(payer, operation, cost, now))
-            };
+            let step =
+                || inner.swap_usage(account, |usage| usage.debit(payer, operation, cost, now));
             match inner.run_shared(account, step).await {
                 Ok(balance) => {
                     inner.committer.mark_dirty();
@@ -119,7 +118,7 @@ impl Inner {
     pub(super) fn usage(&self, account: AccountKey) -> Result<Usage, StoreError> {
         let bytes = self.trees.usage.get(account.0)?;
         match bytes {
-            Some(bytes) => decode(&bytes),
+            Some(bytes) => decode_usage(&bytes, self.plans),
             None => Err(self.no_usage(account)),
         }
     }
@@ -146,10 +145,10 @@ impl Inner {
         let mut settled = Vec::new();
         let (mut cycle, mut rows_due, mut has_events) = (None, false, false);
         let result = self.swap(&self.trees.usage, &account.0, |current| {
-            let mut usage: Usage = match current {
-                Some(current) => decode(current)?,
-                None => return Err(self.no_usage(account).into()),
+            let Some(current) = current else {
+                return Err(self.no_usage(account).into());
             };
+            let mut usage = decode_usage(current, self.plans)?;
             settled.clear();
             settled.extend(
                 usage
@@ -210,6 +209,34 @@ impl Inner {
     }
 }
 
+/// Returns the usage record that the bytes are, its plans those of the table.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] if they are none, or hold the number of a plan that is not in the table.
+pub(super) fn decode_usage(bytes: &[u8], plans: &'static Plans) -> Result<Usage, StoreError> {
+    let mut usage: Usage = decode(bytes)?;
+    let caps = usage.shares.iter().filter_map(|share| share.cap);
+    if let Some(no) = caps
+        .chain([usage.plan])
+        .find(|no| plans.by_no(*no).is_none())
+    {
+        return Err(StoreError::Corrupt(format!("no plan has the number {no}")));
+    }
+    usage.plans = plans;
+    Ok(usage)
+}
+
+/// As [`decode_usage`], of the record under a key. `None` if it is not there or is none.
+pub(super) fn readable_usage(
+    tree: &sled::Tree,
+    account: AccountKey,
+    plans: &'static Plans,
+) -> Result<Option<Usage>, StoreError> {
+    let bytes = tree.get(account.0)?;
+    Ok(bytes.and_then(|bytes| decode_usage(&bytes, plans).ok()))
+}
+
 /// Turns the end of an operation that the rules cannot refuse into a fault.
 pub(super) fn never_refused<E: std::error::Error>(error: OpError<E>) -> StoreError {
     match error {
@@ -218,3 +245,63 @@ pub(super) fn never_refused<E: std::error::Error>(error: OpError<E>) -> StoreErr
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ledger::Sums;
+    use crate::domain::memory::MemoryId;
+    use crate::domain::plan::PlanNo;
+    use crate::domain::usage::Share;
+    use crate::store::testing::NOW;
+
+    /// As they were written while a plan was a variant of an enum.
+    const USAGE_OF_VARIANTS: [u8; 115] = [
+        1, 2, 253, 0, 128, 64, 140, 144, 142, 12, 0, 0, 253, 0, 192, 105, 198, 111, 147, 12, 0,
+        252, 160, 134, 1, 0, 2, 2, 1, 1, 253, 0, 128, 64, 140, 144, 142, 12, 0, 254, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 2, 1, 251, 232, 3, 3, 1, 0, 0, 0, 0, 0, 2, 1, 0, 2, 2, 1,
+        1, 253, 0, 128, 64, 140, 144, 142, 12, 0, 3, 1, 2, 0, 0, 0, 0, 1, 1, 0, 2, 254, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 2, 0,
+    ];
+    fn usage() -> Usage {
+        let mut usage = Usage::new(Plan::PREMIUM, NOW);
+        for (no, cap) in [(1, None), (2, Some(Plan::FREE)), (3, Some(Plan::PREMIUM))] {
+            usage.shares.push(Share::new(no, cap));
+        }
+        let id = MemoryId::new(7, 7);
+        usage.begin_add(Payer::first(2), id, 2, None, NOW).unwrap();
+        usage
+    }
+
+    #[test]
+    fn a_usage_from_before_the_ledger_is_read_with_one() {
+        // Shows that a record of version 1, written while a plan was a variant of an enum, is read with the
+        // same counters, and with a ledger that says the same.
+        let read = decode_usage(&USAGE_OF_VARIANTS, Plans::seed()).unwrap();
+        let caps: Vec<_> = read.shares.iter().map(|s| read.cap_of(s)).collect();
+        assert_eq!(caps, [None, Some(Plan::FREE), Some(Plan::PREMIUM)]);
+        let mut expected = usage();
+        expected.open_ledger(NOW);
+        assert_eq!((read.plan(), &read), (Plan::PREMIUM, &expected));
+        let mut sums = Sums::default();
+        for row in &read.ledger.rows {
+            sums.count(row, read.cycle);
+        }
+        assert!(sums.equal(&read), "{sums:?}");
+        let again = decode_usage(&encode(&read).unwrap(), Plans::seed()).unwrap();
+        assert_eq!(again, read);
+    }
+
+    #[test]
+    fn a_number_that_no_plan_has_is_damage() {
+        // Shows that an unknown number is refused, of the account and of a key.
+        let refused = |usage: &Usage| {
+            let error = decode_usage(&encode(usage).unwrap(), Plans::seed()).unwrap_err();
+            assert!(error.to_string().contains("number 9"), "{error}");
+        };
+        let (mut of_account, mut of_key) = (usage(), usage());
+        of_account.plan = PlanNo(9);
+        of_key.shares[2].cap = Some(PlanNo(9));
+        refused(&of_account);
+        refused(&of_key);
+    }
+}

@@ -117,7 +117,7 @@ async fn sign_up_refuses_bad_fields() {
 async fn an_email_has_one_account() {
     // Shows that a second sign-up with an e-mail in another case is refused and shows no key.
     let server = Server::spawn().await;
-    server.account_of("bo@example.com", Plan::Free).await;
+    server.account_of("bo@example.com", Plan::FREE).await;
     for email in ["bo@example.com", "BO@Example.com", " bo@EXAMPLE.com "] {
         let answer = server
             .anonymous()
@@ -132,7 +132,7 @@ async fn an_email_has_one_account() {
 async fn sign_up_can_be_closed() {
     // Shows that a plan that is not open is refused, and every plan when sign-up is closed.
     let open = Options {
-        signup_plans: vec![Plan::Free],
+        signup_plans: vec![Plan::FREE],
         ..Options::default()
     };
     let server = Server::spawn_with(open).await;
@@ -144,7 +144,7 @@ async fn sign_up_can_be_closed() {
         (answer.status, &answer.json["code"]),
         (403, &json!("plan_not_open"))
     );
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     let closed = Options {
         signup_plans: Vec::new(),
         ..Options::default()
@@ -185,7 +185,7 @@ async fn credentials_are_not_read_at_sign_up() {
 async fn login_says_who_a_key_is() {
     // Shows that a key in a header, in the body, or the same in both is told whose it is, for free.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
     let in_body = json!({"api_key": bo.key});
     let bearer = server
         .anonymous()
@@ -221,7 +221,7 @@ async fn login_says_who_a_key_is() {
 async fn login_refuses_what_is_no_key_or_two() {
     // Shows 401 without a key and with a wrong or revoked one, and 400 for two that differ.
     let server = Server::spawn().await;
-    let (bo, revoked) = (server.account(Plan::Free).await, server.revoked_key().await);
+    let (bo, revoked) = (server.account(Plan::FREE).await, server.revoked_key().await);
     let nobody = server.anonymous();
     for body in [json!({}), json!({"api_key": null}), json!({"api_key": ""})] {
         let answer = nobody.post("/login", &body).await;
@@ -248,7 +248,7 @@ async fn login_refuses_what_is_no_key_or_two() {
 async fn login_of_a_capped_key_tells_its_own_plan() {
     // Shows that `plan` is what this key has, as the contract says for capped keys.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Premium).await;
+    let bo = server.account(Plan::PREMIUM).await;
     let made = bo
         .post("/apikey/new", &json!({"plan": "Pro"}))
         .await
@@ -262,7 +262,7 @@ async fn login_of_a_capped_key_tells_its_own_plan() {
 async fn credits_of_a_new_account() {
     // Shows every field of /credits for an account that has done nothing.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     let answer = bo.get("/credits").await.ok(200).unmetered();
     assert_eq!(
         answer.json,
@@ -283,7 +283,7 @@ async fn credits_of_a_new_account() {
 async fn credits_warn_at_exact_numbers() {
     // Shows that 25 of 100 is no warning, 24 is one, and 0 is two.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     bo.spend(75).await;
     let answer = bo.get("/credits").await.ok(200);
     assert_eq!(answer.json["credits_remaining"], 25);
@@ -311,7 +311,7 @@ async fn credits_warn_at_exact_numbers() {
 async fn percentages_round_half_up() {
     // Shows 99.65 % as 99.7, 99.64 % as 99.6 and one memory of 2,000 (0.05 %) as 0.1.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     bo.add("one").await;
     bo.spend(33).await;
     let answer = bo.get("/credits").await.ok(200);
@@ -331,7 +331,7 @@ async fn credits_warn_of_full_memories() {
     // Shows that 90 of 100 is no warning, 91 is one, 100 is two, and that a downgrade leaves no
     // negative room.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let nearly = "Memory usage over 90% - consider upgrading plan";
     let full = "Memory limit reached - cannot add more memories";
     for n in 0..90 {
@@ -384,7 +384,7 @@ async fn credits_warn_of_full_memories() {
 async fn credits_of_a_capped_key_are_its_own() {
     // Shows the key's plan, its share of what was spent and held, and never more than the account has.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let made = bo
         .post("/apikey/new", &json!({"plan": "Free"}))
         .await
@@ -455,7 +455,7 @@ async fn racing_sign_ups_give_one_account() {
 async fn a_full_account_warns_its_capped_keys() {
     // Shows that a capped key never has more room than the account: full is full.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let made = bo
         .post("/apikey/new", &json!({"plan": "Free"}))
         .await

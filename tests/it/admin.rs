@@ -22,9 +22,9 @@ fn disabled(answer: Answer) {
 async fn users_are_listed_with_every_field() {
     // Shows an account with an e-mail and one without, in numbers, oldest first.
     let server = Server::spawn().await;
-    let bo = server.account_of("Bo@Example.com", Plan::Pro).await;
+    let bo = server.account_of("Bo@Example.com", Plan::PRO).await;
     server.clock.advance(60);
-    let anonymous = server.account(Plan::Free).await;
+    let anonymous = server.account(Plan::FREE).await;
     let gone = server.made(&bo.post("/apikey/new", &json!({})).await.ok(201));
     let kept = server.made(
         &bo.post("/apikey/new", &json!({"plan": "Free"}))
@@ -67,11 +67,11 @@ async fn users_are_searched_and_paged() {
     for n in 0..5 {
         let domain = if n % 2 == 0 { "even.com" } else { "odd.com" };
         server
-            .account_of(&format!("user{n}@{domain}"), Plan::Free)
+            .account_of(&format!("user{n}@{domain}"), Plan::FREE)
             .await;
         server.clock.advance(1);
     }
-    let anonymous = server.account(Plan::Free).await;
+    let anonymous = server.account(Plan::FREE).await;
     let first = admin.get("/apikey/list?limit=1").await.ok(200);
     let key = first.json["api_keys"][0]["key_id"]
         .as_str()
@@ -135,8 +135,8 @@ async fn users_are_searched_and_paged() {
 async fn an_account_that_gets_a_key_again_is_active_again() {
     // Shows that the total kept beside the records goes up again with the first key after none.
     let server = Server::spawn().await;
-    let (admin, bo) = (server.admin(), server.account(Plan::Free).await);
-    server.account(Plan::Free).await;
+    let (admin, bo) = (server.admin(), server.account(Plan::FREE).await);
+    server.account(Plan::FREE).await;
     let active = async || {
         let answer = admin.get("/admin/users?limit=1").await.ok(200);
         answer.json["active_users"].as_u64().unwrap()
@@ -158,8 +158,8 @@ async fn a_plan_is_changed_by_any_name_of_the_account() {
     // Shows key, key id, account id and e-mail in another case; each changes the account.
     let server = Server::spawn().await;
     let admin = server.admin();
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
-    let anonymous = server.account(Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
+    let anonymous = server.account(Plan::FREE).await;
     let capped = server.made(
         &bo.post("/apikey/new", &json!({"plan": "Free"}))
             .await
@@ -201,7 +201,7 @@ async fn a_bad_plan_change_is_refused() {
     // Shows 404, the original sentence for no plan, and the order of the two.
     let server = Server::spawn().await;
     let admin = server.admin();
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/admin/user/{}/plan", bo.key_id);
     for name in ["nobody@example.com", "key_aaaaaaaaaaaa", "x", &bo.masked()] {
         let answer = admin
@@ -234,8 +234,8 @@ async fn counts_are_synced() {
     // Shows the answer when every count is right, with and without a body, while writers go on.
     let server = Server::spawn().await;
     let admin = server.admin();
-    let bo = server.account(Plan::Pro).await;
-    server.account(Plan::Free).await;
+    let bo = server.account(Plan::PRO).await;
+    server.account(Plan::FREE).await;
     let expected = json!({"message": "Synced memory counts for 2 users", "total_users": 2,
                           "corrected": []});
     let mut writers = tokio::task::JoinSet::new();
@@ -373,7 +373,7 @@ async fn off_loopback_there_is_no_admin_without_a_long_key() {
         }
         disabled(server.anonymous().get("/admin/users").await);
         // Everybody else is served.
-        server.account(Plan::Free).await.add("t").await;
+        server.account(Plan::FREE).await.add("t").await;
     }
     let options = Options {
         host: "0.0.0.0",
@@ -435,7 +435,7 @@ async fn an_admin_key_that_is_set_is_the_only_one() {
 async fn a_wrong_admin_key_is_refused_anywhere() {
     // Shows 403 beside a good API key on every route that reads keys, and that open routes do not.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     for wrong in ["wrong", ""] {
         let odd = bo.with("x-admin-key", wrong);
@@ -467,8 +467,8 @@ async fn a_wrong_admin_key_is_refused_anywhere() {
 async fn beside_an_api_key_the_admin_key_counts_where_it_can() {
     // Shows that /apikey/* and /admin/* are the admin's then, and all else the account's.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
-    let al = server.account_of("al@example.com", Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
+    let al = server.account_of("al@example.com", Plan::FREE).await;
     let both = bo.with("x-admin-key", ADMIN_KEY);
     let list = both.get("/apikey/list").await.ok(200);
     assert_eq!(list.json["total_keys"], 2);

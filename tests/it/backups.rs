@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memoryos::domain::account::AccountKey;
+use memoryos::domain::event::Cause;
 use memoryos::domain::json::Object;
 use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::memory::{MemoryId, NewMemory};
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Operation, Plan};
+use memoryos::domain::usage::Payer;
 use memoryos::domain::usage::{Share, Usage};
 use memoryos::store::{
     self, BulkAccount, BulkKey, BulkMemory, Options as StoreOptions, Store, Target,
@@ -80,7 +82,7 @@ pub(crate) fn make_large(data: &Path, count: u64) -> AccountKey {
         })
         .unwrap();
     }
-    let mut usage = Usage::new(Plan::Premium, at(NOW));
+    let mut usage = Usage::new(Plan::PREMIUM, at(NOW));
     usage.next_key_no = 2;
     usage.shares.push(Share::new(1, None));
     let secret = Secret::new("0123456789abcdef0123456789abcdef");
@@ -110,7 +112,7 @@ async fn the_admin_makes_a_backup_that_brings_everything_back() {
     // Shows every field of the answer, the file under the data directory, who may not, and that what is
     // restored answers: memories, credits, revoked keys, recorded answers, taken e-mails.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
     let gone = server.made(&bo.post("/apikey/new", &json!({})).await.ok(201));
     bo.delete(&format!("/apikey/{}", gone.key_id)).await.ok(200);
     bo.add("t").await;
@@ -187,7 +189,7 @@ async fn backups_take_turns() {
     // Shows that of many at once each is made whole or refused with a time to wait, and that a failed disk
     // is told as such and leaves nothing behind.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     bo.add("t").await;
     let admin = server.admin();
     let mut asked = tokio::task::JoinSet::new();
@@ -226,7 +228,7 @@ async fn a_server_makes_the_backups_that_are_due() {
     let auto = |n: u32| format!("memoryos-auto-20260115T1{n}0000Z.backup");
     wait_for(|| names(&named) == [auto(2)]).await;
     server.restart().await;
-    server.account(Plan::Free).await;
+    server.account(Plan::FREE).await;
     server.clock.advance(3_600);
     server.restart().await;
     wait_for(|| names(&named) == [auto(2), auto(3)]).await;
@@ -280,7 +282,15 @@ async fn figures() {
     while !making.is_finished() {
         for (account, longest) in [account, other].into_iter().zip(&mut longest) {
             let asked = Instant::now();
-            store.debit(account, 1, 1, at(NOW)).await.unwrap();
+            store
+                .debit(
+                    account,
+                    Payer::first(1),
+                    (Operation::ReadMemory, 1),
+                    at(NOW),
+                )
+                .await
+                .unwrap();
             *longest = asked.elapsed().max(*longest);
         }
     }
@@ -343,16 +353,19 @@ async fn new_account(store: &Store) -> AccountKey {
     let new = store::NewAccount {
         account: AccountKey::new(2_000, 6),
         name: None,
-        plan: Plan::Premium,
+        plan: Plan::PREMIUM,
         key: store::NewKey {
             hash: secret.hash(),
             id: KeyId::generate().unwrap(),
             masked: secret.masked(),
             description: String::new(),
             cap: None,
-            created_by: None,
+            credits_cap: None,
+            scopes: None,
+            expires_at: None,
         },
         created_at: at(NOW),
+        cause: Cause::service(),
     };
     store.create_account(new).await.unwrap().account
 }

@@ -21,7 +21,7 @@ async fn set_plan(server: &Server, whose: &Actor, plan: &str) -> Answer {
 async fn each_route_has_its_price() {
     // Shows the price of every route in headers, body and balance; free ones say nothing of credits.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let path = format!("/memory/{}", bo.add("t").await);
     let spare = server.made(&bo.post("/apikey/new", &json!({})).await.ok(201));
     let spare_path = format!("/apikey/{}", spare.key_id);
@@ -74,7 +74,7 @@ async fn each_route_has_its_price() {
 async fn head_costs_what_get_costs() {
     // Shows that HEAD debits, has GET's headers and no body, and is free where GET is.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     let mut left = 98;
     for path in ["/memory", &*path, "/stats", "/gpt-status"] {
@@ -99,7 +99,7 @@ async fn head_costs_what_get_costs() {
 async fn what_is_refused_costs_nothing() {
     // Shows that every refusal of a metered route leaves the credits as they were.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     let large = "x".repeat(65_537);
     let good = memory("t").to_string();
@@ -143,7 +143,7 @@ async fn without_credits_it_is_402() {
     // Shows error, numbers and headers for each price, that one credit still buys a read but no write,
     // and that free routes go on.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     bo.spend(97).await;
     let requests = async |left: u64| {
@@ -203,7 +203,7 @@ async fn a_capped_keys_402_says_so() {
     // Shows that a capped key's refusals carry its own numbers and "scope": "key", and that the account
     // goes on.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let made = bo
         .post("/apikey/new", &json!({"plan": "Free"}))
         .await
@@ -263,7 +263,7 @@ async fn the_memory_limit_is_exact() {
     // Shows the original message at exactly 100, that credits are looked at first, and that neither
     // refusal costs anything.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     for n in 0..99 {
         bo.add(&n.to_string()).await;
     }
@@ -311,7 +311,7 @@ async fn the_memory_limit_is_exact() {
 async fn low_credits_are_told_in_every_metered_body() {
     // Shows that 25 left is no warning, and 24 is one, in the body and in credit_info.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     bo.spend(72).await;
     let answer = bo.get("/memory").await.ok(200);
@@ -341,7 +341,7 @@ async fn cycles_are_counted_from_the_anchor() {
         ..Options::default()
     };
     let server = Server::spawn_with(start).await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     bo.spend(100).await;
     let cases = [
         (
@@ -406,7 +406,7 @@ async fn cycles_are_counted_from_the_anchor() {
 async fn a_clock_that_steps_back_grants_nothing_twice() {
     // Shows that a cycle entered once stays entered: back and forth neither gives nor takes credits.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let capped = server.made(
         &bo.post("/apikey/new", &json!({"plan": "Free"}))
             .await
@@ -446,7 +446,7 @@ async fn a_plan_change_moves_credits_exactly() {
     // Shows upgrade, downgrade and the same plan in numbers: what was used, the anchor and the memories
     // stay.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     bo.add("kept").await;
     bo.spend(58).await;
     server.clock.advance(86_400);
@@ -512,7 +512,7 @@ async fn a_plan_change_moves_credits_exactly() {
 async fn racing_requests_spend_what_there_is() {
     // Shows that 160 reads at once of 100 credits are answered exactly 100 times.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let mut racers = tokio::task::JoinSet::new();
     for _ in 0..160 {
         let bo = bo.clone();
@@ -529,7 +529,7 @@ async fn racing_adds_spend_what_there_is() {
     // Shows that 64 adds at once of 100 credits make exactly 50 memories, and that 200 at once of an
     // account with room are all made: writers wait, they are not refused.
     let server = Server::spawn().await;
-    for (plan, adds, made) in [(Plan::Free, 64, 50), (Plan::Pro, 200, 200)] {
+    for (plan, adds, made) in [(Plan::FREE, 64, 50), (Plan::PRO, 200, 200)] {
         let bo = server.account(plan).await;
         let mut racers = tokio::task::JoinSet::new();
         for n in 0..adds {

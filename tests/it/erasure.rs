@@ -42,9 +42,13 @@ async fn an_account_erases_itself_and_nobody_else() {
     // Shows that an account goes whole with its receipt; that another tenant keeps everything; and that a new sign-up
     // with the address finds nothing of the old.
     let mut server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
-    let al = server.account_of("al@example.com", Plan::Pro).await;
-    let second = server.made(&bo.post("/apikey/new", &json!({"description": TEXT})).await.ok(201));
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
+    let al = server.account_of("al@example.com", Plan::PRO).await;
+    let second = server.made(
+        &bo.post("/apikey/new", &json!({"description": TEXT}))
+            .await
+            .ok(201),
+    );
     for owner in [&bo, &al] {
         let retried = owner.with("idempotency-key", "once");
         retried.post("/memory", &memory()).await.ok(201);
@@ -57,7 +61,10 @@ async fn an_account_erases_itself_and_nobody_else() {
     for key in [&bo, &second] {
         for path in ["/credits", "/memory", "/stats", "/apikey/list"] {
             let refused = key.get(path).await;
-            assert_eq!((refused.status, &refused.json["code"]), (401, &json!("invalid_key")));
+            assert_eq!(
+                (refused.status, &refused.json["code"]),
+                (401, &json!("invalid_key"))
+            );
         }
     }
     let again = erase(&bo, "/account", &body).await;
@@ -69,7 +76,7 @@ async fn an_account_erases_itself_and_nobody_else() {
     assert_eq!(checked.json["problems"], json!([]));
     assert_eq!(checked.json["memories"], 2);
 
-    let fresh = server.account_of("bo@example.com", Plan::Free).await;
+    let fresh = server.account_of("bo@example.com", Plan::FREE).await;
     let credits = fresh.get("/credits").await.ok(200);
     assert_eq!(credits.json["total_credits_used"], 0);
     assert_eq!(credits.json["memory_usage"]["current_count"], 0);
@@ -94,10 +101,10 @@ async fn the_admin_erases_an_account_by_any_of_its_names() {
     // Shows the admin's way by account id, key id and key; an account without an e-mail; and who is not there.
     let server = Server::spawn().await;
     let admin = server.admin();
-    let named = server.account_of("bo@example.com", Plan::Free).await;
-    let by_id = server.account(Plan::Free).await;
-    let by_key_id = server.account(Plan::Free).await;
-    let by_key = server.account(Plan::Free).await;
+    let named = server.account_of("bo@example.com", Plan::FREE).await;
+    let by_id = server.account(Plan::FREE).await;
+    let by_key_id = server.account(Plan::FREE).await;
+    let by_key = server.account(Plan::FREE).await;
     let targets = [
         (named.account_id.clone(), &named),
         (by_id.account_id.clone(), &by_id),
@@ -113,7 +120,10 @@ async fn the_admin_erases_an_account_by_any_of_its_names() {
         let gone = erase(&admin, &path, &body).await;
         gone.refused(404, "user_not_found", "User not found");
     }
-    assert_eq!(admin.get("/admin/users").await.ok(200).json["total_users"], 0);
+    assert_eq!(
+        admin.get("/admin/users").await.ok(200).json["total_users"],
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,27 +131,50 @@ async fn what_is_refused_erases_nothing() {
     // Shows each bad body, named; missing and wrong credentials; one tenant's key with the other's id; a route that is
     // not there; and that everything is still there afterwards.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
-    let al = server.account_of("al@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
+    let al = server.account_of("al@example.com", Plan::FREE).await;
     bo.post("/memory", &memory()).await.ok(201);
     let path = "/admin/user/bo@example.com";
     let right = json!({"confirm": "bo@example.com"});
-    for confirm in [json!("al@example.com"), json!(""), json!(7), json!(null), json!(true)] {
+    for confirm in [
+        json!("al@example.com"),
+        json!(""),
+        json!(7),
+        json!(null),
+        json!(true),
+    ] {
         let body = json!({"confirm": confirm, "reason": "r"});
-        erase(&server.admin(), path, &body).await.bad_field("confirm");
-        erase(&bo, "/account", &json!({"confirm": confirm})).await.bad_field("confirm");
+        erase(&server.admin(), path, &body)
+            .await
+            .bad_field("confirm");
+        erase(&bo, "/account", &json!({"confirm": confirm}))
+            .await
+            .bad_field("confirm");
     }
     erase(&al, "/account", &right).await.bad_field("confirm");
-    erase(&bo, "/account", &json!({})).await.bad_field("confirm");
+    erase(&bo, "/account", &json!({}))
+        .await
+        .bad_field("confirm");
     let extra = json!({"confirm": "bo@example.com", "reason": "mine"});
     erase(&bo, "/account", &extra).await.bad_field("reason");
-    for reason in [json!(null), json!(""), json!("  "), json!(1), json!("x".repeat(257))] {
+    for reason in [
+        json!(null),
+        json!(""),
+        json!("  "),
+        json!(1),
+        json!("x".repeat(257)),
+    ] {
         let body = json!({"confirm": "bo@example.com", "reason": reason});
-        erase(&server.admin(), path, &body).await.bad_field("reason");
+        erase(&server.admin(), path, &body)
+            .await
+            .bad_field("reason");
     }
     let empty = bo.with("content-type", "application/json");
     let empty = empty.send(Method::DELETE, "/account", "").await;
-    assert_eq!((empty.status, &empty.json["code"]), (400, &json!("missing_body")));
+    assert_eq!(
+        (empty.status, &empty.json["code"]),
+        (400, &json!("missing_body"))
+    );
     let body = json!({"confirm": "bo@example.com", "reason": "r"});
     for (actor, path, status) in [
         (server.anonymous(), "/account", 401),
@@ -168,16 +201,29 @@ async fn what_is_refused_erases_nothing() {
 async fn a_key_without_the_scope_erases_nothing() {
     // Shows 403 insufficient_scope, naming the scope, for every set of scopes without `account`.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     let scopes = json!(["memory:read", "memory:write", "keys"]);
-    let made = bo.post("/apikey/new", &json!({"scopes": scopes})).await.ok(201);
+    let made = bo
+        .post("/apikey/new", &json!({"scopes": scopes}))
+        .await
+        .ok(201);
     let key = server.made(&made);
     let body = json!({"confirm": "bo@example.com"});
     let refused = erase(&key, "/account", &body).await;
-    assert_eq!((refused.status, &refused.json["code"]), (403, &json!("insufficient_scope")));
-    assert!(refused.json.to_string().contains("account"), "{}", refused.json);
+    assert_eq!(
+        (refused.status, &refused.json["code"]),
+        (403, &json!("insufficient_scope"))
+    );
+    assert!(
+        refused.json.to_string().contains("account"),
+        "{}",
+        refused.json
+    );
     bo.get("/credits").await.ok(200);
-    let only = bo.post("/apikey/new", &json!({"scopes": ["account"]})).await.ok(201);
+    let only = bo
+        .post("/apikey/new", &json!({"scopes": ["account"]}))
+        .await
+        .ok(201);
     erase(&server.made(&only), "/account", &body).await.ok(200);
 }
 
@@ -186,17 +232,25 @@ async fn erasures_race_with_adds_and_sign_ups() {
     // Shows that of 64 erasures one has the receipt, that adds beside them are there or 401, that sign-ups with the
     // address are refused until it is free and then find an empty account.
     let server = Server::spawn_with(Options::default()).await;
-    let bo = server.account_of("bo@example.com", Plan::Premium).await;
-    let al = server.account_of("al@example.com", Plan::Premium).await;
+    let bo = server.account_of("bo@example.com", Plan::PREMIUM).await;
+    let al = server.account_of("al@example.com", Plan::PREMIUM).await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..192 {
         let (bo, nobody) = (bo.clone(), server.anonymous());
         tasks.spawn(async move {
             let body = json!({"confirm": "bo@example.com", "email": "bo@example.com"});
             match n % 3 {
-                0 => (0, erase(&bo, "/account", &json!({"confirm": body["confirm"]})).await),
+                0 => (
+                    0,
+                    erase(&bo, "/account", &json!({"confirm": body["confirm"]})).await,
+                ),
                 1 => (1, bo.post("/memory", &memory()).await),
-                _ => (2, nobody.post("/signup", &json!({"email": body["email"]})).await),
+                _ => (
+                    2,
+                    nobody
+                        .post("/signup", &json!({"email": body["email"]}))
+                        .await,
+                ),
             }
         });
     }

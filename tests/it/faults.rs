@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use memoryos::app::{AdminAccess, App, BackupSettings, Settings};
 use memoryos::clock::Clock;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Plan, Plans, Prices};
 use memoryos::store::Store;
 use serde_json::json;
 
@@ -26,7 +26,7 @@ struct Failing {
 /// A server whose disk has failed, with an account that holds one memory.
 async fn failing() -> Failing {
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     server.store().poison_for_test();
     Failing { server, bo, path }
@@ -103,7 +103,7 @@ async fn reads_go_on_uncharged() {
 async fn an_account_without_credits_reads_nothing_for_free() {
     // Shows that the exception is for accounts with credits left only.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     bo.spend(98).await;
     server.store().poison_for_test();
@@ -133,6 +133,8 @@ async fn a_panic_in_a_handler_is_500() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path(), memoryos::store::Options::default()).unwrap();
     let settings = Settings {
+        plans: Plans::seed(),
+        prices: Prices::SEED,
         signup_plans: Vec::new(),
         admin: AdminAccess::Disabled,
         body_bytes_max: 65_536,

@@ -27,7 +27,7 @@ async fn the_same_key_and_body_replay_the_answer() {
     // Shows that the recorded answer comes again after the memory was changed and deleted and without
     // credits, with the credits as they are now.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let first = add(&bo, "k-1", "t").await.ok(201);
     assert_eq!(first.header("idempotent-replayed"), None);
     assert_eq!(first.metered()[..3], [2, 100, 98]);
@@ -53,7 +53,7 @@ async fn the_same_key_and_body_replay_the_answer() {
 async fn a_replay_outlives_a_restart() {
     // Shows that the record is on the disk, also of a memory that is stored in pieces.
     let mut server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let topic = "t";
     let mut body = memory(topic);
     body["output"] = json!("é".repeat(30_000));
@@ -78,7 +78,7 @@ async fn a_replay_outlives_a_restart() {
 async fn another_body_is_422() {
     // Shows that the bytes count: the same JSON written otherwise is another body. Nothing is debited.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     add(&bo, "k", "t").await.ok(201);
     let spaced = memory("t").to_string() + " ";
     let actor = bo.with("idempotency-key", "k");
@@ -106,7 +106,7 @@ async fn another_body_is_422() {
 async fn keys_are_1_to_255_visible_characters() {
     // Shows the bounds, and that other routes do not look at the header.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let long = "k".repeat(256);
     for key in ["", "a b", "a\tb", "é", &long] {
         let answer = add(&bo, key, "t").await;
@@ -132,7 +132,7 @@ async fn secrets_are_never_replayed() {
     // Shows that /signup and /apikey/new make another secret each time, whatever the header says.
     let server = Server::spawn().await;
     let bo = server
-        .account(Plan::Free)
+        .account(Plan::FREE)
         .await
         .with("idempotency-key", "k");
     let mut shown = std::collections::HashSet::new();
@@ -148,8 +148,8 @@ async fn keys_belong_to_an_account() {
     // Shows that two accounts can use one key, and that two keys of an account share it.
     let server = Server::spawn().await;
     let (bo, al) = (
-        server.account(Plan::Free).await,
-        server.account(Plan::Free).await,
+        server.account(Plan::FREE).await,
+        server.account(Plan::FREE).await,
     );
     let first = add(&bo, "k", "t").await.ok(201);
     let other = add(&al, "k", "t").await.ok(201);
@@ -163,7 +163,7 @@ async fn a_record_lives_24_hours() {
     // Shows a replay just before, and a new memory 24 hours after; then the new answer is the recorded
     // one.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let first = add(&bo, "k", "t").await.ok(201);
     server.clock.advance(86_399);
     assert_replay(&add(&bo, "k", "t").await, &first);
@@ -180,7 +180,7 @@ async fn a_record_lives_24_hours() {
 async fn one_key_at_once_makes_one_memory() {
     // Shows that of 64 requests with one key one is debited, and the others are replays or told to wait.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let mut racers = tokio::task::JoinSet::new();
     for _ in 0..64 {
         let bo = bo.clone();
@@ -208,7 +208,7 @@ async fn refusals_are_not_recorded() {
     // Shows that a key whose request was refused is free: for the same body after an upgrade, and for
     // another body.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let answer = bo
         .with("idempotency-key", "a")
         .post("/memory", &json!({}))

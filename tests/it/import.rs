@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use memoryos::domain::account::AccountKey;
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Operation, Plan};
 use memoryos::domain::time::Timestamp;
+use memoryos::domain::usage::Payer;
 use memoryos::import::{ImportArgs, Summary, run};
 use memoryos::store::{AccountFilter, AccountRow, KeyState, OpenError, Options, PageStart, Store};
 use serde_json::{Value, json};
@@ -196,13 +197,13 @@ fn the_real_files_become_five_accounts() {
         })
         .collect();
     let expected = [
-        (Some("ana@example.com"), Plan::Pro, 9_951, 49, 49, 20, 2),
-        (Some("bo@example.com"), Plan::Free, 86, 14, 14, 7, 1),
-        (None, Plan::Premium, 99_992, 8, 8, 4, 1),
-        (Some("di@example.com"), Plan::Free, 60, 40, 40, 0, 1),
+        (Some("ana@example.com"), Plan::PRO, 9_951, 49, 49, 20, 2),
+        (Some("bo@example.com"), Plan::FREE, 86, 14, 14, 7, 1),
+        (None, Plan::PREMIUM, 99_992, 8, 8, 4, 1),
+        (Some("di@example.com"), Plan::FREE, 60, 40, 40, 0, 1),
         (
             Some("enterprise@example.com"),
-            Plan::Premium,
+            Plan::PREMIUM,
             99_988,
             12,
             12,
@@ -251,7 +252,7 @@ fn keys_keep_what_they_were() {
             ("Om8Rm8Q8...6gHX", "Old laptop", 6, 3),
         ]
     );
-    assert_eq!(keys[2].revoked_at, Some(at("2026-11-22T14:39:54.012572Z")));
+    assert_eq!(keys[2].ended_at, Some(at("2026-11-22T14:39:54.012572Z")));
     assert_eq!(
         keys[1].share.last_activity,
         Some(at("2026-11-22T14:39:52.131538Z"))
@@ -263,7 +264,7 @@ fn keys_keep_what_they_were() {
         (ANA_REVOKED, false),
     ] {
         let state = store
-            .authenticate(&Secret::new(secret).hash())
+            .authenticate(&Secret::new(secret).hash(), now())
             .unwrap()
             .unwrap();
         assert_eq!(matches!(state, KeyState::Active(_)), active);
@@ -371,7 +372,10 @@ async fn the_same_import_again_does_nothing_even_after_changes() {
     assert!(!place.import().already_imported);
     let store = place.open();
     let ana = store.account_named("ana@example.com").unwrap().unwrap();
-    store.debit(ana, 1, 1, now()).await.unwrap();
+    store
+        .debit(ana, Payer::first(1), (Operation::ReadMemory, 1), now())
+        .await
+        .unwrap();
     store.flush().await.unwrap();
     let error = place.refused();
     assert!(error.contains("in use"), "{error}");
@@ -554,7 +558,7 @@ fn keys_of_one_email_are_merged() {
             let left = usage.balance().credits_remaining;
             (
                 row.email.as_deref(),
-                usage.plan,
+                usage.plan(),
                 left,
                 usage.used,
                 usage.used_ever,
@@ -564,9 +568,9 @@ fn keys_of_one_email_are_merged() {
     assert_eq!(
         shape,
         [
-            (Some("bo@x.org"), Plan::Pro, 9_920, 80, 1_200),
-            (None, Plan::Pro, 60, 40, 400),
-            (None, Plan::Pro, 10_000, 0, 400),
+            (Some("bo@x.org"), Plan::PRO, 9_920, 80, 1_200),
+            (None, Plan::PRO, 60, 40, 400),
+            (None, Plan::PRO, 10_000, 0, 400),
         ]
     );
     let bo = &rows[0];
@@ -579,7 +583,7 @@ fn keys_of_one_email_are_merged() {
         .collect();
     assert_eq!(
         shares,
-        [(Some(Plan::Free), 40, 1), (None, 40, 1), (None, 0, 0)]
+        [(Some(Plan::FREE.no()), 40, 1), (None, 40, 1), (None, 0, 0)]
     );
     assert!(
         bo.keys

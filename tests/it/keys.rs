@@ -1,5 +1,6 @@
 //! `/apikey/new`, `/apikey/list`, `DELETE /apikey/{key}`.
 
+use memoryos::domain::event::Cause;
 use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::plan::Plan;
 use memoryos::store::NewKey;
@@ -17,7 +18,7 @@ async fn mint(server: &Server, by: &Actor, body: Value) -> Actor {
 async fn a_user_makes_a_key_of_its_account() {
     // Shows the whole answer, the defaults, and that one's own e-mail in any case is no other's.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
     let bodies = [
         json!({}),
         json!({"email": " BO@example.com", "description": null, "plan": null}),
@@ -61,8 +62,8 @@ async fn a_user_makes_a_key_of_its_account() {
 async fn a_user_cannot_make_keys_for_others() {
     // Shows 403 for another e-mail or account, there or not, and 400 for bad fields.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
-    let al = server.account_of("al@example.com", Plan::Pro).await;
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
+    let al = server.account_of("al@example.com", Plan::PRO).await;
     for body in [
         json!({"email": "al@example.com"}),
         json!({"email": "nobody@example.com"}),
@@ -121,7 +122,7 @@ async fn the_admin_makes_keys_and_accounts() {
         .await
         .ok(201);
     assert_eq!(made.json["plan"], "Free");
-    let anonymous = server.account(Plan::Free).await;
+    let anonymous = server.account(Plan::FREE).await;
     let made = post(json!({"account_id": anonymous.account_id}))
         .await
         .ok(201);
@@ -159,7 +160,7 @@ async fn a_cap_is_never_above_its_maker() {
     // Shows caps equal, lower and above, what a capped key mints, and that the lower of cap and
     // account's plan counts at any time.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let post = async |by: &Actor, body| by.post("/apikey/new", &body).await;
     let equal = mint(&server, &bo, json!({"plan": "Pro"})).await;
     let lower = mint(&server, &bo, json!({"plan": "Free"})).await;
@@ -209,7 +210,7 @@ async fn a_cap_is_never_above_its_maker() {
 async fn an_account_has_100_active_keys() {
     // Shows the limit, for the admin too, and that a revoked key makes room.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     let mut spare = bo.clone();
     for _ in 0..99 {
         spare = mint(&server, &bo, json!({})).await;
@@ -240,7 +241,7 @@ async fn an_account_has_100_active_keys() {
 async fn a_user_lists_its_keys() {
     // Shows every field, the order, is_current, what each key did, and revoked keys on demand.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Pro).await;
+    let bo = server.account_of("bo@example.com", Plan::PRO).await;
     server.clock.advance(1);
     let capped = mint(&server, &bo, json!({"plan": "Free", "description": "CI"})).await;
     server.clock.advance(1);
@@ -290,7 +291,7 @@ async fn the_admin_lists_keys_of_all_accounts() {
     let mut ids = Vec::new();
     for n in 0..3 {
         let email = format!("u{n}@example.com");
-        let user = server.account_of(&email, Plan::Free).await;
+        let user = server.account_of(&email, Plan::FREE).await;
         let second = mint(&server, &user, json!({})).await;
         ids.extend([user.key_id.clone(), second.key_id]);
         server.clock.advance(1);
@@ -357,7 +358,7 @@ async fn a_key_is_revoked_by_itself_its_id_or_its_mask() {
     // Shows each form, percent-encoded too, the whole answer, the key refused at once, and that a
     // second time answers as the first.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let forms: [fn(&Actor) -> String; 4] = [
         |key| key.key.clone(),
         |key| key.key_id.clone(),
@@ -394,8 +395,8 @@ async fn keys_of_others_cannot_be_revoked() {
     // Shows 403 for a full key of another account, 404 for its id and mask and for what is not there.
     let server = Server::spawn().await;
     let (bo, al) = (
-        server.account(Plan::Free).await,
-        server.account(Plan::Free).await,
+        server.account(Plan::FREE).await,
+        server.account(Plan::FREE).await,
     );
     let spare = mint(&server, &al, json!({})).await;
     let answer = bo.delete(&format!("/apikey/{}", spare.key)).await;
@@ -428,7 +429,7 @@ async fn keys_of_others_cannot_be_revoked() {
 async fn the_last_active_key_stays() {
     // Shows that a user cannot lock itself out, that the admin can, and what the account is then.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     let spare = mint(&server, &bo, json!({})).await;
     // One's own current key may go while another is active.
     spare
@@ -467,7 +468,7 @@ async fn the_last_active_key_stays() {
 async fn a_mask_that_fits_two_is_refused() {
     // Shows 409 for a mask of two keys, made behind the server's back: by chance it never happens.
     let server = Server::spawn().await;
-    let bo = server.account_of("bo@example.com", Plan::Free).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
     let account = server
         .store()
         .account_named("bo@example.com")
@@ -480,10 +481,15 @@ async fn a_mask_that_fits_two_is_refused() {
             masked: "abcd1234...3456".to_owned(),
             description: "twin".to_owned(),
             cap: None,
-            created_by: None,
+            credits_cap: None,
+            scopes: None,
+            expires_at: None,
         };
         let (store, now) = (server.store(), at(crate::harness::START));
-        store.create_key(account, key, None, now).await.unwrap();
+        store
+            .create_key(account, key, None, now, Cause::service())
+            .await
+            .unwrap();
     }
     for by in [&bo, &server.admin()] {
         let answer = by.delete("/apikey/abcd1234...3456").await;
@@ -500,7 +506,7 @@ async fn a_mask_that_fits_two_is_refused() {
 async fn memory_counts_follow_deletes_and_revocations() {
     // Shows that a key's count is what it stored and is still held, whoever deletes it.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let key = mint(&server, &bo, json!({"plan": "Free"})).await;
     let counts = async || {
         let list = bo.get("/apikey/list?status=all").await.ok(200);
@@ -528,7 +534,7 @@ async fn memory_counts_follow_deletes_and_revocations() {
 async fn racing_revocations_leave_a_key() {
     // Shows that when each of 16 keys revokes another one at once, the account keeps an active key.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let mut keys = vec![bo.clone()];
     for _ in 0..15 {
         keys.push(mint(&server, &bo, json!({})).await);
@@ -559,7 +565,7 @@ async fn racing_revocations_leave_a_key() {
 async fn a_revoked_key_of_an_earlier_cycle_used_nothing_in_this_one() {
     // Shows that use this cycle is of this cycle, for keys that are no more as well.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let key = mint(&server, &bo, json!({})).await;
     key.spend(3).await;
     bo.delete(&format!("/apikey/{}", key.key_id)).await.ok(200);

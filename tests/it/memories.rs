@@ -39,7 +39,7 @@ fn ids(answer: &Answer) -> Vec<String> {
 async fn a_memory_is_added_with_defaults() {
     // Shows the whole answer, that names are trimmed and texts are not, and what the server sets.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let body = json!({"topic": "  T é\n", "type": " note ", "category": "\tw ", "input": " in ",
                       "output": "", "success": false, "score": null, "tags": null});
     let made = bo.post("/memory", &body).await.ok(201);
@@ -83,7 +83,7 @@ async fn a_memory_is_added_with_defaults() {
 async fn what_the_client_adds_comes_back_as_it_was() {
     // Shows that unknown fields, their nesting and their numbers are kept to the digit.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let extras = [
         r#""price":1.50"#,
         r#""big":1e5"#,
@@ -115,7 +115,7 @@ async fn what_the_client_adds_comes_back_as_it_was() {
 async fn json_is_taken_strictly() {
     // Shows the depth limit, repeated names, numbers that nothing holds, and broken JSON.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let nested = |n: usize| format!(r#""deep":{}{}"#, "[".repeat(n), "]".repeat(n));
     post_text(&bo, text_with(&nested(16))).await.ok(201);
     let objects = format!(r#""deep":{}1{}"#, r#"{"a":"#.repeat(16), "}".repeat(16));
@@ -160,7 +160,7 @@ async fn json_is_taken_strictly() {
 async fn each_required_field_is_named() {
     // Shows the original sentence for each field that is missing.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     for name in ["topic", "type", "input", "output", "success", "category"] {
         let mut body = memory("t");
         body.as_object_mut().unwrap().remove(name);
@@ -177,7 +177,7 @@ async fn each_required_field_is_named() {
 async fn each_bound_holds() {
     // Shows for each field the greatest value that is taken, and which field is named beyond it.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let tags = |n: usize, chars: usize| json!(vec!["é".repeat(chars); n]);
     let good = [
         ("topic", json!("é".repeat(512))),
@@ -250,7 +250,7 @@ async fn each_bound_holds() {
 async fn what_the_server_sets_cannot_be_sent() {
     // Shows that a client's id, timestamp, updated_at and key_id are ignored, whatever their type.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let mut body = memory("t");
     for (name, value) in [
         ("id", json!("mem_01ARZ3NDEKTSV4RRFFQ69G5FAV")),
@@ -280,7 +280,7 @@ async fn a_body_has_65536_bytes_at_most() {
     // Shows the limit to the byte, that a long memory comes back equal, and that a server can have
     // another limit.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let padded = |bytes: usize| {
         let mut body = memory("t");
         body["output"] = json!("");
@@ -308,7 +308,7 @@ async fn a_body_has_65536_bytes_at_most() {
         ..Options::default()
     };
     let server = Server::spawn_with(small).await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     bo.post("/memory", &padded(2_000)).await.ok(201);
     bo.post("/memory", &padded(2_001)).await.ok(413);
 }
@@ -317,7 +317,7 @@ async fn a_body_has_65536_bytes_at_most() {
 async fn memories_are_listed_newest_first() {
     // Shows pages, their numbers, the greatest limit, and the end.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let empty = bo.get("/memory").await.ok(200);
     assert_fields(
         &empty.json,
@@ -372,7 +372,7 @@ async fn memories_are_listed_newest_first() {
 async fn bad_pages_are_refused() {
     // Shows 400 for each parameter, given wrongly or twice, and beyond 100,000 memories.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     for (query, name) in [
         ("page=0", "page"),
         ("page=-1", "page"),
@@ -415,7 +415,7 @@ async fn a_cursor_walks_over_everything() {
     // Shows that 250 memories come once each and in order, also when new ones are added on the way and
     // after a restart.
     let mut server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     for n in 0..250 {
         bo.add(&n.to_string()).await;
     }
@@ -452,8 +452,8 @@ async fn a_cursor_is_one_accounts() {
     // memory that it points at.
     let server = Server::spawn().await;
     let (bo, al) = (
-        server.account(Plan::Pro).await,
-        server.account(Plan::Pro).await,
+        server.account(Plan::PRO).await,
+        server.account(Plan::PRO).await,
     );
     let mut added = Vec::new();
     for n in 0..4 {
@@ -486,7 +486,7 @@ async fn a_cursor_is_one_accounts() {
 async fn a_change_replaces_and_removes() {
     // Shows what PATCH does to each kind of field, and that id, time and place stay.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let first = bo.add("first").await;
     let mut body = memory("second");
     body["color"] = json!("red");
@@ -529,7 +529,7 @@ async fn a_change_replaces_and_removes() {
 async fn a_bad_change_changes_nothing() {
     // Shows each refusal of a PATCH, and that the memory and the credits stay.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let made = bo.post("/memory", &memory("t")).await.ok(201);
     let entry = made.json["entry"].clone();
     let path = format!("/memory/{}", entry["id"].as_str().unwrap());
@@ -579,7 +579,7 @@ async fn a_bad_change_changes_nothing() {
 async fn racing_changes_keep_each_others_fields() {
     // Shows that of 64 changes of 64 fields at once none is lost and each is paid.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let path = format!("/memory/{}", bo.add("t").await);
     let mut racers = Vec::new();
     for n in 0..64 {
@@ -601,7 +601,7 @@ async fn racing_changes_keep_each_others_fields() {
 async fn a_deleted_memory_is_gone_and_its_place_free() {
     // Shows the whole answer, that it costs nothing, and that at the limit one more fits at once.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     for n in 0..100 {
         bo.add(&n.to_string()).await;
     }
@@ -639,8 +639,8 @@ async fn accounts_do_not_see_each_other() {
     // Shows that every route answers for another's memory as for one that was never there.
     let server = Server::spawn().await;
     let (bo, al) = (
-        server.account(Plan::Free).await,
-        server.account(Plan::Free).await,
+        server.account(Plan::FREE).await,
+        server.account(Plan::FREE).await,
     );
     let id = bo.add("secret").await;
     let missing = [
@@ -692,7 +692,7 @@ async fn accounts_do_not_see_each_other() {
 async fn stats_follow_every_write() {
     // Shows every field, for no memories and after adds, a change and a delete.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let stats = async || bo.get("/stats").await.ok(200);
     let empty = stats().await;
     assert_eq!(
@@ -758,7 +758,7 @@ async fn stats_name_a_thousand_at_most() {
     // Shows that exactly 1,000 names are whole, and that beyond the first in byte order are told,
     // with exact counts.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let add_all = async |from: usize, to: usize| {
         let mut adds = tokio::task::JoinSet::new();
         for worker in 0..16 {
@@ -793,7 +793,7 @@ async fn stats_name_a_thousand_at_most() {
 async fn gpt_status_tells_the_newest_memory() {
     // Shows every field, without a memory and with one.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let expected = |count: u64, last: Value, now: &str, left: u64| {
         json!({
             "system_status": "healthy", "memory_count": count, "last_activity": last,
@@ -820,7 +820,7 @@ async fn gpt_status_tells_the_newest_memory() {
 async fn the_longest_memory_can_still_be_changed() {
     // Shows that what the server adds does not count: a memory of a full body takes a small change.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let mut body = memory("t");
     body["output"] = json!("x".repeat(65_536 - body.to_string().len() + "out".len()));
     assert_eq!(body.to_string().len(), 65_536);
@@ -838,7 +838,7 @@ async fn the_longest_memory_can_still_be_changed() {
 async fn a_delete_tells_a_capped_key_its_own_room() {
     // Shows that memory_usage of a capped key's answers is the key's, total_memories the account's.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let made = bo
         .post("/apikey/new", &json!({"plan": "Free"}))
         .await
@@ -865,7 +865,7 @@ async fn a_delete_tells_a_capped_key_its_own_room() {
 async fn everything_is_there_after_a_restart() {
     // Shows that memories, their order, statistics, counts, credits, keys and plans outlive the process.
     let mut server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let key = server.made(
         &bo.post("/apikey/new", &json!({"plan": "Free"}))
             .await

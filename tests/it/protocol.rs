@@ -69,7 +69,7 @@ async fn the_first_check_that_fails_answers() {
     // Shows the order of checks: each request is wrong in all the ways that come after the one that is
     // told.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let path = format!("/memory/{}", bo.add("t").await);
     let keyed = bo.with("idempotency-key", "k");
     keyed.post("/memory", &memory("t")).await.ok(201);
@@ -270,7 +270,7 @@ async fn every_answer_has_the_common_headers() {
     // Shows request id, CORS and caching on answers of every kind.
     let server = Server::spawn().await;
     let bo = server
-        .account(Plan::Free)
+        .account(Plan::FREE)
         .await
         .with("x-request-id", "mine");
     let nobody = server.anonymous();
@@ -330,7 +330,7 @@ async fn a_key_comes_in_one_of_two_headers() {
     // Shows X-API-KEY and Bearer in any case, the same key in both, and that another scheme and an
     // empty key are no credential.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let nobody = server.anonymous();
     let bearer = |scheme: &str| nobody.with("authorization", &format!("{scheme} {}", bo.key));
     for actor in [
@@ -378,7 +378,7 @@ async fn a_key_comes_in_one_of_two_headers() {
 async fn two_credentials_are_refused() {
     // Shows 400 for keys that differ and for each credential header sent twice, the same value too.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let bearer = format!("Bearer {}", bo.key);
     for actor in [
         bo.with("authorization", "Bearer another"),
@@ -402,7 +402,7 @@ async fn two_credentials_are_refused() {
 async fn a_key_in_the_query_never_counts() {
     // Shows that no name of a query parameter authenticates, for accounts and for the admin.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let nobody = server.anonymous();
     for name in [
         "api_key",
@@ -429,7 +429,7 @@ async fn a_key_in_the_query_never_counts() {
 async fn bodies_are_json() {
     // Shows which media types are taken, and that none is taken as JSON.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let good = memory("t").to_string();
     bo.send(Method::POST, "/memory", good.clone()).await.ok(201);
     for value in [
@@ -473,7 +473,7 @@ async fn bodies_are_json() {
 async fn a_body_without_a_length_is_bounded_too() {
     // Shows that chunked bodies are counted as they come: 65,536 bytes are taken, one more is 413.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let chunked = async |bytes: usize| {
         let mut text = memory("t").to_string();
         text.push_str(&" ".repeat(bytes - text.len()));
@@ -492,7 +492,7 @@ async fn a_body_without_a_length_is_bounded_too() {
 async fn names_in_paths_are_percent_decoded() {
     // Shows that an id is found in any spelling of the path, and that what is no UTF-8 is 400.
     let server = Server::spawn().await;
-    let bo = server.account_of("b+o@example.com", Plan::Free).await;
+    let bo = server.account_of("b+o@example.com", Plan::FREE).await;
     let id = bo.add("t").await;
     let encoded = id.replace('m', "%6d").replace('_', "%5F");
     bo.get(&format!("/memory/{encoded}")).await.ok(200);
@@ -527,7 +527,7 @@ async fn bodies_are_objects() {
     // Shows that JSON that is no object is refused by every route that reads a body, and an empty body
     // by those that need one.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Pro).await;
+    let bo = server.account(Plan::PRO).await;
     let path = format!("/memory/{}", bo.add("t").await);
     let both = bo.with("x-admin-key", "admin-secret-key");
     let plan = format!("/admin/user/{}/plan", bo.key_id);
@@ -570,7 +570,7 @@ async fn bodies_are_objects() {
 async fn the_index_and_health_are_open() {
     // Shows every field of both.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     bo.add("t").await;
     let nobody = server.anonymous();
     let index = nobody.get("/").await.ok(200);
@@ -621,7 +621,7 @@ async fn the_index_and_health_are_open() {
 async fn a_body_far_too_large_still_gets_its_answer() {
     // Shows that a client that sends megabytes reads why it was refused, and is not just cut off.
     let server = Server::spawn().await;
-    let bo = server.account(Plan::Free).await;
+    let bo = server.account(Plan::FREE).await;
     let large = "x".repeat(4 << 20);
     for _ in 0..8 {
         let answer = bo.send(Method::POST, "/memory", large.clone()).await;

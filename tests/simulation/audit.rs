@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Plan, PlanNo};
 use memoryos::domain::time::Timestamp;
 use memoryos::domain::usage::Balance;
 use memoryos::store::{KeyRow, PageStart, Stats, Store};
@@ -63,7 +63,7 @@ pub(crate) struct Row {
     description: String,
     created: Micros,
     revoked: Option<Micros>,
-    cap: Option<Plan>,
+    cap: Option<PlanNo>,
     used: u64,
     ever: u64,
     held: u64,
@@ -76,7 +76,7 @@ pub(crate) fn row(key: &KeyRow) -> Row {
         masked: key.masked.clone(),
         description: key.description.clone(),
         created: key.created_at.micros(),
-        revoked: key.revoked_at.map(Timestamp::micros),
+        revoked: key.ended_at.map(Timestamp::micros),
         cap: key.share.cap,
         used: key.share.used,
         ever: key.share.used_ever,
@@ -93,7 +93,7 @@ pub(crate) fn key_row(account: &Account, at: usize, now: Micros) -> Row {
         description: key.description.to_owned(),
         created: key.created,
         revoked: key.revoked,
-        cap: key.cap,
+        cap: key.cap.map(Plan::no),
         used: account.used(at, now),
         ever: key.spent.ever,
         held: account.held(at),
@@ -144,7 +144,7 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
         let expected = (id, &account.email, account.created, account.active() > 0);
         same("account", &shown, &expected)?;
         let (usage, money) = (&found.usage, account.money.rolled(now));
-        let credits = (usage.plan, usage.granted, usage.used, usage.used_ever);
+        let credits = (usage.plan(), usage.granted, usage.used, usage.used_ever);
         let expected = (money.plan, money.granted, money.used, money.ever);
         same(&format!("credits of {id}"), &credits, &expected)?;
         let times = (

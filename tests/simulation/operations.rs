@@ -491,7 +491,7 @@ pub(crate) fn email(random: &mut Random) -> String {
 }
 
 pub(crate) fn plan(random: &mut Random) -> Plan {
-    random.pick(&[Plan::Free, Plan::Free, Plan::Pro, Plan::Premium])
+    random.pick(&[Plan::FREE, Plan::FREE, Plan::PRO, Plan::PREMIUM])
 }
 
 /// A key: half of the time one of the first two accounts', seldom a revoked one.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use memoryos::app::{AdminAccess, App, BackupSettings, Failure, Settings};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Plan, Plans, Prices};
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
 use serde_json::json;
@@ -174,9 +174,9 @@ impl Sim {
                 narrow => narrow,
             };
             let plan = match narrow {
-                _ if big && n == 0 => Plan::Pro,
-                0 => Plan::Free,
-                1 => Plan::Pro,
+                _ if big && n == 0 => Plan::PRO,
+                0 => Plan::FREE,
+                1 => Plan::PRO,
                 _ => crate::operations::plan(&mut self.random),
             };
             self.perform(&Op::SignUp { email, plan }).await?;
@@ -202,7 +202,7 @@ impl Sim {
                     self.perform(&Op::Plan {
                         account: n,
                         form,
-                        plan: Plan::Free,
+                        plan: Plan::FREE,
                     })
                     .await?;
                 }
@@ -300,7 +300,9 @@ impl Sim {
             return Err(format!("check after open: {report}"));
         }
         let settings = Settings {
-            signup_plans: Plan::ALL.to_vec(),
+            plans: Plans::seed(),
+            prices: Prices::SEED,
+            signup_plans: Plans::seed().iter().collect(),
             admin: AdminAccess::LoopbackDefault,
             body_bytes_max: 65_536,
             public_url: None,
@@ -565,7 +567,7 @@ impl Sim {
             ));
         }
         let money = account.money.rolled(self.now);
-        let found = (usage.plan, usage.granted, usage.used, usage.used_ever);
+        let found = (usage.plan(), usage.granted, usage.used, usage.used_ever);
         same(
             "I2, I3, I8: credits",
             &found,

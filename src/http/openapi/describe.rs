@@ -8,7 +8,7 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::{Object, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type};
 
-use crate::domain::plan::Operation;
+use crate::domain::plan::{Operation, Prices};
 
 use super::super::error::Code;
 use super::{errors, header_ref, schemas};
@@ -113,7 +113,7 @@ impl Described {
 
     /// Says what a success costs.
     pub(super) fn costs(mut self, operation: Operation) -> Self {
-        self.price = operation.price();
+        self.price = Prices::SEED.of(operation);
         self
     }
 

@@ -12,7 +12,8 @@ use utoipa::openapi::{
 
 use crate::app::Failure;
 use crate::domain::memory::MemoryError;
-use crate::domain::plan::{Operation, Plan, UnknownPlan};
+use crate::domain::plan::{Operation, Plan, Prices, UnknownPlan};
+use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Balance;
 
@@ -165,6 +166,19 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         }
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
         Code::CheckInProgress => "A check is running; there is one at a time.",
+        Code::KeyExpired => "The API key's time has come.",
+        Code::AccountSuspended => "The operator has suspended the account.",
+        Code::InsufficientScope => "The key lacks a scope; `required_scope` names it.",
+        Code::CreditsAboveOwn => {
+            "More credits of a cycle than the plan, or the key that asks, has."
+        }
+        Code::ExpiryAboveOwn => "The key would outlive the one that asks.",
+        Code::LastManagingKey => {
+            "No active key would be left that has the scope `keys` and does not end."
+        }
+        Code::KeyRotated => "The key has a successor already.",
+        Code::KeyNotActive => "The key was revoked or has expired.",
+        Code::InsufficientCredits => "Fewer credits are left than should be taken.",
         Code::Overloaded => "Too many writes wait. Nothing was changed.",
         Code::StorageUnavailable => {
             "The disk failed. Nothing was changed, unless `outcome` is `unknown`."
@@ -175,8 +189,8 @@ pub(super) const fn meaning(code: Code) -> &'static str {
 }
 
 /// The numbers behind the examples of a 402: a Free account that has spent all and holds all it may.
-const fn spent() -> Balance {
-    let plan = Plan::Free;
+fn spent() -> Balance {
+    let plan = Plan::FREE;
     Balance {
         plan,
         credits_limit: plan.credits_per_cycle(),
@@ -221,8 +235,8 @@ fn made(code: Code) -> ApiError {
         Code::IdempotencyKeyReused => Failure::IdempotencyKeyReused,
         Code::IdempotencyInFlight => Failure::IdempotencyInFlight,
         Code::SignupClosed => Failure::SignupClosed,
-        Code::PlanNotOpen => Failure::PlanNotOpen(Plan::Premium),
-        Code::PlanAboveAccount => Failure::PlanAboveAccount(Plan::Free),
+        Code::PlanNotOpen => Failure::PlanNotOpen(Plan::PREMIUM),
+        Code::PlanAboveAccount => Failure::PlanAboveAccount(Plan::FREE),
         Code::UserExists => Failure::UserExists,
         Code::UserNotFound => Failure::UserNotFound,
         Code::KeyNotFound => Failure::KeyNotFound,
@@ -232,11 +246,20 @@ fn made(code: Code) -> ApiError {
         Code::NotFound => Failure::MemoryNotFound,
         Code::OutOfCredits => Failure::OutOfCredits {
             balance: spent(),
-            cost: Operation::AddMemory.price(),
+            cost: Prices::SEED.of(Operation::AddMemory),
         },
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
         Code::BackupInProgress => Failure::BackupInProgress,
         Code::CheckInProgress => Failure::CheckInProgress,
+        Code::KeyExpired => Failure::KeyExpired,
+        Code::AccountSuspended => Failure::AccountSuspended,
+        Code::InsufficientScope => Failure::InsufficientScope(Scope::MemoryWrite),
+        Code::CreditsAboveOwn => Failure::CreditsAboveOwn(100),
+        Code::ExpiryAboveOwn => Failure::OutlivesMaker(EXAMPLE_RESET),
+        Code::LastManagingKey => Failure::LastManagingKey,
+        Code::KeyRotated => Failure::KeyRotated,
+        Code::KeyNotActive => Failure::KeyNotActive,
+        Code::InsufficientCredits => Failure::TooFewCredits(spent()),
         Code::Overloaded => Failure::Overloaded,
         Code::StorageUnavailable => Failure::StorageUnavailable {
             outcome_unknown: false,
@@ -361,6 +384,18 @@ pub(super) fn schema() -> Object {
         .property(
             "plan_max",
             text("The highest plan that the key could have (409).").build(),
+        )
+        .property(
+            "required_scope",
+            text("The scope that the key lacks (403).").build(),
+        )
+        .property(
+            "credits_max",
+            whole("The most credits of a cycle that the key could have (409)."),
+        )
+        .property(
+            "expires_at_max",
+            text("The latest end that the key could have (409).").build(),
         )
         .property(
             "scope",

@@ -6,7 +6,7 @@ use utoipa::openapi::info::{Info, InfoBuilder, LicenseBuilder};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::{Tag, TagBuilder};
 
-use crate::domain::plan::Plan;
+use crate::domain::plan::Plans;
 
 use super::super::ENDPOINTS;
 use super::super::error::Code;
@@ -52,7 +52,7 @@ fn description() -> String {
     line(format_args!(
         "\n## Plans\n\n| plan | credits each cycle | memories |\n| --- | --- | --- |\n"
     ));
-    for plan in Plan::ALL {
+    for plan in Plans::seed().iter() {
         let (credits, memories) = (plan.credits_per_cycle(), plan.memories_max());
         line(format_args!("| {plan} | {credits} | {memories} |\n"));
     }

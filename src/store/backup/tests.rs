@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::domain::event::Cause;
 use crate::domain::memory::MemoryId;
 use crate::domain::plan::Plan;
 use crate::store::archive::BACKUP_FORMAT;
 use crate::store::directory::{BACKUPS_FOLDER, Making};
 use crate::store::place::TargetError;
 use crate::store::schema::{AccountRecord, Trees};
-use crate::store::testing::{NOW, add, change, new_key, sign_up};
+use crate::store::testing::{NOW, add, by, change, new_key, sign_up};
 use crate::store::{
     ArchiveError, KeyState, NameTaken, NewAccount, NewKey, OpError, OpenError, Options,
     ReplayRefusal, RestoreError, RestoreStep, Restored, restore,
@@ -100,12 +101,15 @@ fn sound(store: &Store) {
 async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     let bo = sign_up(store, Some("bo@example.com"), 1_000, new_key("first")).await;
     let capped = NewKey {
-        cap: Some(Plan::Free),
+        cap: Some(Plan::FREE),
         ..new_key("capped")
     };
-    store.create_key(bo, capped, None, NOW).await.unwrap();
+    store
+        .create_key(bo, capped, None, NOW, Cause::service())
+        .await
+        .unwrap();
     let third = store
-        .create_key(bo, new_key("third"), None, NOW)
+        .create_key(bo, new_key("third"), None, NOW, Cause::service())
         .await
         .unwrap();
     let mut ids = Vec::new();
@@ -116,13 +120,16 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
         ids.push(add(store, bo, key_no, n as u64 + 1, bytes).await);
     }
     store
-        .revoke_key(bo, &third.id, "admin", false, NOW)
+        .revoke_key(bo, &third.id, false, NOW, by("admin"))
         .await
         .unwrap();
     change(store, bo, ids[0], 15_000).await;
     change(store, bo, ids[1], 10).await;
     store.delete_memory(bo, 1, ids[4], NOW).await.unwrap();
-    store.change_plan(bo, Plan::Premium, NOW).await.unwrap();
+    store
+        .change_plan(bo, Plan::PREMIUM, NOW, Cause::service())
+        .await
+        .unwrap();
     let nameless = sign_up(store, None, 2_000, new_key("other")).await;
     add(store, nameless, 1, 2, 10).await;
     sign_up(store, None, 3_000, new_key("idle")).await;
@@ -190,13 +197,14 @@ async fn what_is_restored_is_what_was_there() {
         .create_account(NewAccount {
             account: AccountKey::new(9_000, 1),
             name: Some("bo@example.com".to_owned()),
-            plan: Plan::Free,
+            plan: Plan::FREE,
             key: new_key("new"),
             created_at: NOW,
+            cause: Cause::service(),
         })
         .await;
     assert!(matches!(taken, Err(OpError::Refused(NameTaken::Name))));
-    let state = |secret: &str| store.authenticate(&new_key(secret).hash).unwrap();
+    let state = |secret: &str| store.authenticate(&new_key(secret).hash, NOW).unwrap();
     assert!(matches!(state("capped"), Some(KeyState::Active(p)) if p.key_no == 2));
     assert!(matches!(state("third"), Some(KeyState::Revoked(p)) if p.account == bo));
     for account in [bo, nameless] {
@@ -453,12 +461,8 @@ fn a_name_that_comes_twice_is_refused() {
     let path = folders.path("twice.backup");
     let mut writer = Writer::start(fs::File::create(path).unwrap(), NOW).unwrap();
     for n in [1, 2] {
-        let users = AccountRecord {
-            name: Some("bo@example.com".to_owned()),
-            created_at: NOW,
-            active: vec![],
-        };
-        let usage = encode(&Usage::new(Plan::Free, NOW)).unwrap();
+        let users = AccountRecord::new(Some("bo@example.com".to_owned()), NOW, vec![]);
+        let usage = encode(&Usage::new(Plan::FREE, NOW)).unwrap();
         writer
             .put(Kind::Account, &[n; 16], &encode(&users).unwrap())
             .unwrap();
@@ -501,9 +505,12 @@ async fn a_backup_beside_writers_is_sound() {
                 store.delete_memory(account, 1, gone, NOW).await.unwrap();
                 if n % 7 == 0 {
                     let key = new_key(&format!("writer {w} key {n}"));
-                    let made = store.create_key(account, key, None, NOW).await.unwrap();
+                    let made = store
+                        .create_key(account, key, None, NOW, Cause::service())
+                        .await
+                        .unwrap();
                     store
-                        .revoke_key(account, &made.id, "admin", false, NOW)
+                        .revoke_key(account, &made.id, false, NOW, by("admin"))
                         .await
                         .unwrap();
                 }

@@ -12,6 +12,7 @@ use super::super::codec::{decode, decode_borrowed};
 use super::super::memories::memory_id;
 use super::super::schema::{KeyRecord, MemoryHead, part};
 use super::super::stats::Counts;
+use super::super::usage::decode_usage;
 use super::super::{Inner, StoreError};
 use super::{Check, Progress, exact};
 
@@ -87,7 +88,7 @@ impl Check<'_> {
         if counted.unreadable == 0 {
             self.compare_stats(account, &counted)?;
         }
-        let usage: Usage = decode(value)?;
+        let usage = decode_usage(value, self.inner.plans)?;
         let keys = self.own_keys(account)?;
         self.rules_of_usage(account, &usage, &keys);
         self.intents(account, &usage);
@@ -149,6 +150,7 @@ impl Check<'_> {
     /// Checks what holds of a usage by itself, and of the credits of the account and its keys.
     fn rules_of_usage(&mut self, account: AccountKey, usage: &Usage, keys: &[OwnKey]) {
         let id = account.anonymous_id();
+        let most = self.inner.plans.iter().map(Plan::memories_max).max();
         let mut wrong = |what: String| self.problem("usage", &id, what);
         if usage.used > usage.granted {
             let (used, granted) = (usage.used, usage.granted);
@@ -162,7 +164,6 @@ impl Check<'_> {
             wrong("its cycle does not end where its months say".to_owned());
         }
         // A plan may go down while its memories stay; but nobody was ever sold more than the largest.
-        let most = Plan::ALL.map(Plan::memories_max).into_iter().max();
         if most.is_some_and(|most| usage.held > most) {
             wrong(format!("it holds {}, more than any plan has", usage.held));
         }

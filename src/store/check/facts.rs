@@ -16,6 +16,7 @@ use super::super::schema::{
     memory_key, part, replay_time_key,
 };
 use super::super::stats::Delta;
+use super::super::usage::{decode_usage, readable_usage};
 use super::{
     Check, PROBLEMS_LISTED_MAX, PieceOwner, StoreError, damage, exact, join_name, readable,
     record_name,
@@ -83,7 +84,10 @@ impl Check<'_> {
                 continue;
             };
             let revoked = self.key_record(&hash)?.and_then(|key| key.revoked);
-            if revoked.is_some_and(|r| r.by.as_deref().is_none_or(|by| matches!(by, "admin" | "operator"))) {
+            if revoked.is_some_and(|r| {
+                r.by.as_deref()
+                    .is_none_or(|by| matches!(by, "admin" | "operator"))
+            }) {
                 return Ok(true);
             }
         }
@@ -138,7 +142,7 @@ impl Check<'_> {
         if retired.share.key_no != record.no {
             self.problem("keys", id, "the counters kept with it are another key's");
         }
-        let usage: Option<Usage> = readable(&trees.usage, &record.account.0)?;
+        let usage = readable_usage(&trees.usage, record.account, self.inner.plans)?;
         let ahead = |usage: Usage| retired.last_op >= usage.next_op || retired.cycle > usage.cycle;
         if usage.is_some_and(ahead) {
             self.problem(
@@ -267,7 +271,7 @@ impl Check<'_> {
         let Some(usage) = self.inner.trees.usage.get(account.0)? else {
             return Err(damage("its account has no usage"));
         };
-        match decode::<Usage>(&usage) {
+        match decode_usage(&usage, self.inner.plans) {
             Ok(usage) if head.through > usage.newest || head.op >= usage.next_op => {
                 Err(damage("it counts writes that the account has not made"))
             }
@@ -314,7 +318,7 @@ impl Check<'_> {
             return Err(damage("its account is not there"));
         }
         // A usage that is not there, or cannot be read, is named elsewhere.
-        let Some(usage) = readable::<Usage>(&trees.usage, &account.0)? else {
+        let Some(usage) = readable_usage(&trees.usage, account, self.inner.plans)? else {
             return Ok(());
         };
         if record.revision >= usage.next_op {

@@ -39,9 +39,15 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     };
     let of_second = second.id.clone();
     let cause = Cause::service;
-    store.create_key(account, second, None, NOW, cause()).await.unwrap();
+    store
+        .create_key(account, second, None, NOW, cause())
+        .await
+        .unwrap();
     let third = new_key("third-key");
-    store.create_key(account, third, None, NOW, cause()).await.unwrap();
+    store
+        .create_key(account, third, None, NOW, cause())
+        .await
+        .unwrap();
     for owner in [account, other] {
         for n in 1..8 {
             // The second one has a recorded answer.
@@ -53,12 +59,17 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
             usage.stats_due = 0;
             Ok(())
         };
-        inner.swap_usage::<_, std::convert::Infallible>(owner, due).unwrap();
+        inner
+            .swap_usage::<_, std::convert::Infallible>(owner, due)
+            .unwrap();
         inner.save_stats(owner).unwrap();
         change(store, owner, long, 9_000).await;
     }
     add_text(store, account, 50, TEXT).await;
-    store.revoke_key(account, &of_second, true, NOW, cause()).await.unwrap();
+    store
+        .revoke_key(account, &of_second, true, NOW, cause())
+        .await
+        .unwrap();
     assert_ne!(first, of_second);
     (account, other)
 }
@@ -113,7 +124,9 @@ fn traces(store: &Store, account: AccountKey) -> Vec<String> {
         .into_iter()
         .filter(|((tree, key), value)| {
             let hints = if tree == "audit" { &hints[1..] } else { &hints };
-            hints.iter().any(|hint| holds(key, hint) || holds(value, hint))
+            hints
+                .iter()
+                .any(|hint| holds(key, hint) || holds(value, hint))
         })
         .map(|((tree, key), _)| format!("{tree} {key:?}"))
         .collect()
@@ -125,7 +138,8 @@ fn of(records: &Records, account: AccountKey) -> Records {
         key.0 != "audit" && (holds(&key.1, &account.0) || holds(value, &account.0))
     };
     let of = records.iter().filter(is_its);
-    of.map(|(key, value)| (key.clone(), value.clone())).collect()
+    of.map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 fn is_sound(store: &Store) {
@@ -135,7 +149,9 @@ fn is_sound(store: &Store) {
 
 /// The amounts of a ledger, by entry.
 fn amounts(rows: &[LedgerRow]) -> Vec<(u64, Entry, i64, u32)> {
-    rows.iter().map(|row| (row.no, row.entry, row.amount, row.cycle)).collect()
+    rows.iter()
+        .map(|row| (row.no, row.entry, row.amount, row.cycle))
+        .collect()
 }
 
 fn kept(store: &Store) -> Vec<LedgerRow> {
@@ -164,7 +180,11 @@ fn is_gone(store: &Store, account: AccountKey, before: &[LedgerRow], other: &Rec
     let log: Vec<_> = log
         .iter()
         .values()
-        .map(|row| decode::<crate::store::schema::AuditRow>(&row.unwrap()).unwrap().entry)
+        .map(|row| {
+            decode::<crate::store::schema::AuditRow>(&row.unwrap())
+                .unwrap()
+                .entry
+        })
         .filter(|entry| entry.action == "account.erased")
         .collect();
     assert_eq!(log.len(), 1);
@@ -174,8 +194,13 @@ fn is_gone(store: &Store, account: AccountKey, before: &[LedgerRow], other: &Rec
     let whose = AccountKey(name.1.clone().try_into().unwrap());
     assert_eq!(&of(&records(store), whose), other);
     let health = store.health();
-    assert_eq!((health.accounts, health.active_keys, health.memories), (1, 1, 8));
-    let state = store.authenticate(&Secret::new("first-key").hash(), NOW).unwrap();
+    assert_eq!(
+        (health.accounts, health.active_keys, health.memories),
+        (1, 1, 8)
+    );
+    let state = store
+        .authenticate(&Secret::new("first-key").hash(), NOW)
+        .unwrap();
     assert!(state.is_none(), "{state:?}");
     is_sound(store);
 }
@@ -200,11 +225,17 @@ async fn an_account_goes_whole() {
     assert_eq!(erased, expected);
     is_gone(&store, account, &rows, &before);
     let again = store.erase_account(erasure(account)).await;
-    assert!(matches!(again, Err(OpError::Refused(EraseRefusal::NotThere))), "{again:?}");
+    assert!(
+        matches!(again, Err(OpError::Refused(EraseRefusal::NotThere))),
+        "{again:?}"
+    );
 
     let fresh = sign_up(&store, Some(EMAIL), 3_000, new_key("fresh-key")).await;
     let row = store.account(fresh, NOW).unwrap().unwrap();
-    assert_eq!((row.usage.held, row.usage.used_ever, row.keys.len()), (0, 0, 1));
+    assert_eq!(
+        (row.usage.held, row.usage.used_ever, row.keys.len()),
+        (0, 0, 1)
+    );
     assert_eq!(store.account_named(EMAIL).unwrap(), Some(fresh));
     is_sound(&store);
     store.erase_account(erasure(fresh)).await.unwrap();
@@ -215,7 +246,10 @@ async fn an_account_goes_whole() {
     };
     let texts = [EMAIL, TEXT, DESCRIPTION];
     for text in texts {
-        assert!(!find(text).is_clean(), "{text} is in the files until they are compacted");
+        assert!(
+            !find(text).is_clean(),
+            "{text} is in the files until they are compacted"
+        );
     }
     let go_on = &mut |_, _, _| ControlFlow::Continue(());
     compact(folder.path(), Options::default(), go_on).unwrap();
@@ -238,7 +272,11 @@ async fn a_crash_at_each_step_is_settled() {
     };
     let (rows, whole, others) = {
         let store = open(&base);
-        (ledger(&store, account), of(&records(&store), account), of(&records(&store), other))
+        (
+            ledger(&store, account),
+            of(&records(&store), account),
+            of(&records(&store), other),
+        )
     };
     let mut number = 0;
     let mut crashed = |steps: &dyn Fn(&Arc<Inner>)| {
@@ -279,16 +317,21 @@ async fn a_crash_at_each_step_is_settled() {
     let same = |left: &Records, tree: &str| {
         let of = |records: &Records| -> Vec<_> {
             let of = records.iter().filter(|((name, _), _)| name == tree);
-            of.map(|(key, value)| (key.clone(), value.clone())).collect()
+            of.map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
         assert_eq!(of(left), of(&whole), "{tree}");
     };
-    for tree in ["users", "names", "memories", "pieces", "keys", "replays", "stats"] {
+    for tree in [
+        "users", "names", "memories", "pieces", "keys", "replays", "stats",
+    ] {
         same(&left, tree);
     }
     assert!(left.contains_key(&usage));
     assert_eq!(amounts(&ledger(&store, account)), amounts(&rows));
-    let active = store.authenticate(&Secret::new("first-key").hash(), NOW).unwrap();
+    let active = store
+        .authenticate(&Secret::new("first-key").hash(), NOW)
+        .unwrap();
     assert!(matches!(active, Some(KeyState::Active(_))));
     is_sound(&store);
     drop(store);
@@ -399,9 +442,15 @@ async fn erasures_race_with_adds_and_a_check() {
     assert_eq!(traces(&store, account), [""; 0]);
     is_sound(&store);
     let what = (Operation::ReadMemory, 1);
-    store.debit(other, Payer::first(1), what, NOW).await.unwrap();
+    store
+        .debit(other, Payer::first(1), what, NOW)
+        .await
+        .unwrap();
     let gone = store.debit(account, Payer::first(1), what, NOW).await;
-    assert!(matches!(gone, Err(OpError::Store(StoreError::NoAccount))), "{gone:?}");
+    assert!(
+        matches!(gone, Err(OpError::Store(StoreError::NoAccount))),
+        "{gone:?}"
+    );
 }
 
 /// Shows that an erasure whose caller has gone, or that the disk interrupted, is gone on with; that meanwhile its keys
@@ -423,12 +472,14 @@ async fn what_is_begun_is_finished() {
         assert!(state.is_none(), "{state:?}");
     }
     assert_eq!(store.account_named(EMAIL).unwrap(), None);
-    let listed = store.accounts(&crate::store::AccountFilter::default(), 0, 10, NOW).unwrap();
+    let listed = store
+        .accounts(&crate::store::AccountFilter::default(), 0, 10, NOW)
+        .unwrap();
     assert_eq!((listed.total, listed.rows.len()), (1, 1));
     let taken = crate::store::NewAccount {
         account: AccountKey::new(5_000, 9),
         name: Some(EMAIL.to_owned()),
-        plan: crate::domain::plan::Plan::Free,
+        plan: crate::domain::plan::Plan::FREE,
         key: new_key("too-early"),
         created_at: NOW,
         cause: Cause::service(),

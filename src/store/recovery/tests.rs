@@ -3,12 +3,15 @@
 
 use super::*;
 use crate::domain::account::AccountKey;
+use crate::domain::event::Cause;
 use crate::domain::memory::MemoryId;
+use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
+use crate::domain::usage::Payer;
 use crate::domain::usage::{Refusal, Usage};
 use crate::store::schema::{ActiveKey, replay_key};
-use crate::store::testing::{NOW, add, change, memory, new_key, sign_up};
-use crate::store::{AddMemory, CreateKeyRefusal, KeyState, OpError, Options, ReplayRefusal, Store};
+use crate::store::testing::{NOW, add, by, change, memory, new_key, sign_up};
+use crate::store::{AddMemory, KeyRefusal, KeyState, OpError, Options, ReplayRefusal, Store};
 
 /// A store with one account on Pro, and the way to crash it.
 struct Crash {
@@ -203,13 +206,19 @@ async fn a_delete_is_finished() {
         let mut crash = Crash::prepare().await;
         let second = crash
             .store()
-            .create_key(crash.account, new_key("second-key"), None, NOW)
+            .create_key(
+                crash.account,
+                new_key("second-key"),
+                None,
+                NOW,
+                Cause::service(),
+            )
             .await;
         let second = second.unwrap();
         let id = add(crash.store(), crash.account, 2, 1, 30_000).await;
         crash
             .store()
-            .revoke_key(crash.account, &second.id, "admin", false, NOW)
+            .revoke_key(crash.account, &second.id, false, NOW, by("admin"))
             .await
             .unwrap();
         let trees = crash.trees().clone();
@@ -274,7 +283,7 @@ async fn a_sign_up_is_there_whole_or_not_at_all() {
         let named = crash.store().account_named("al@example.com").unwrap();
         assert_eq!(named, is_there.then_some(al));
         assert_eq!(
-            crash.store().authenticate(&hash).unwrap().is_some(),
+            crash.store().authenticate(&hash, NOW).unwrap().is_some(),
             is_there
         );
         assert_eq!(crash.store().health().accounts, 1 + u64::from(is_there));
@@ -301,7 +310,7 @@ async fn a_new_key_is_there_whole_or_not_at_all() {
         let (users, usage) = (all(&trees.users), all(&trees.usage));
         crash
             .store()
-            .create_key(crash.account, key.clone(), Some(1), NOW)
+            .create_key(crash.account, key.clone(), Some(1), NOW, Cause::service())
             .await
             .unwrap();
         let intent = KeyIntent::Mint {
@@ -326,18 +335,15 @@ async fn a_new_key_is_there_whole_or_not_at_all() {
         assert_eq!(crash.reopen(), 1);
         let is_there = steps == 4;
         assert_eq!(
-            crash.store().authenticate(&hash).unwrap().is_some(),
+            crash.store().authenticate(&hash, NOW).unwrap().is_some(),
             is_there
         );
         let again = crash
             .store()
-            .create_key(crash.account, key, Some(1), NOW)
+            .create_key(crash.account, key, Some(1), NOW, Cause::service())
             .await;
         if is_there {
-            assert!(matches!(
-                again,
-                Err(OpError::Refused(CreateKeyRefusal::Exists))
-            ));
+            assert!(matches!(again, Err(OpError::Refused(KeyRefusal::Exists))));
         } else {
             assert_eq!(again.unwrap().share.used, 0);
         }
@@ -353,17 +359,26 @@ async fn a_revocation_is_there_whole_or_not_at_all() {
         let (hash, id) = (key.hash, key.id.clone());
         crash
             .store()
-            .create_key(crash.account, key, Some(1), NOW)
+            .create_key(crash.account, key, Some(1), NOW, Cause::service())
             .await
             .unwrap();
         add(crash.store(), crash.account, 2, 1, 10).await;
         // Nothing of the add is under way any more.
-        crash.store().debit(crash.account, 2, 1, NOW).await.unwrap();
+        crash
+            .store()
+            .debit(
+                crash.account,
+                Payer::first(2),
+                (Operation::ReadMemory, 1),
+                NOW,
+            )
+            .await
+            .unwrap();
         let trees = crash.trees().clone();
         let (users, usage, keys) = (all(&trees.users), all(&trees.usage), all(&trees.keys));
         crash
             .store()
-            .revoke_key(crash.account, &id, "admin", false, NOW)
+            .revoke_key(crash.account, &id, false, NOW, by("admin"))
             .await
             .unwrap();
         let intent = KeyIntent::Revoke {
@@ -387,10 +402,10 @@ async fn a_revocation_is_there_whole_or_not_at_all() {
         }
         drop(trees);
         assert_eq!(crash.reopen(), 1);
-        let state = crash.store().authenticate(&hash).unwrap().unwrap();
+        let state = crash.store().authenticate(&hash, NOW).unwrap().unwrap();
         assert_eq!(matches!(state, KeyState::Revoked(_)), steps > 1);
         let row = crash.store().key_by_id(&id, NOW).unwrap().unwrap();
-        assert_eq!(row.revoked_at, (steps > 1).then_some(NOW));
+        assert_eq!(row.ended_at, (steps > 1).then_some(NOW));
         assert_eq!(
             (row.share.used, row.share.held),
             (3, 1),
@@ -410,7 +425,7 @@ async fn an_interrupted_write_stops_writes() {
         .add_memory(
             AddMemory {
                 account: crash.account,
-                key_no: 1,
+                payer: Payer::first(1),
                 key_id: "key_000000000000",
                 memory: &memory("a", 10),
                 id: MemoryId::new(1, 1),
@@ -426,7 +441,16 @@ async fn an_interrupted_write_stops_writes() {
         Err(OpError::Store(StoreError::Unavailable))
     ));
     assert_eq!(crash.counters().3, 0);
-    let read = crash.store().debit(crash.account, 1, 1, NOW).await.unwrap();
+    let read = crash
+        .store()
+        .debit(
+            crash.account,
+            Payer::first(1),
+            (Operation::ReadMemory, 1),
+            NOW,
+        )
+        .await
+        .unwrap();
     assert_eq!((read.cost, read.balance.credits_used), (0, 0));
 }
 
@@ -436,14 +460,20 @@ async fn a_recount_corrects_every_counter() {
     let mut crash = Crash::prepare().await;
     let second = crash
         .store()
-        .create_key(crash.account, new_key("second-key"), None, NOW)
+        .create_key(
+            crash.account,
+            new_key("second-key"),
+            None,
+            NOW,
+            Cause::service(),
+        )
         .await;
     add(crash.store(), crash.account, 1, 1, 10).await;
     add(crash.store(), crash.account, 2, 3, 10).await;
     let second = second.unwrap().id;
     crash
         .store()
-        .revoke_key(crash.account, &second, "admin", false, NOW)
+        .revoke_key(crash.account, &second, false, NOW, by("admin"))
         .await
         .unwrap();
     assert_eq!(crash.store().recount(crash.account).await.unwrap(), None);
@@ -465,7 +495,7 @@ async fn a_recount_corrects_every_counter() {
         .key_record(&hash)
         .unwrap()
         .unwrap();
-    record.revoked.as_mut().unwrap().share.held = 7;
+    record.retired.as_mut().unwrap().share.held = 7;
     crash
         .trees()
         .keys
@@ -486,7 +516,8 @@ async fn a_recount_corrects_every_counter() {
         active,
         [ActiveKey {
             no: 1,
-            hash: new_key("first-key").hash
+            hash: new_key("first-key").hash,
+            lineage: 1,
         }]
     );
     crash.reopen();
@@ -506,12 +537,21 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
     }
     let plan = crash
         .store()
-        .change_plan(crash.account, Plan::Premium, NOW)
+        .change_plan(crash.account, Plan::PREMIUM, NOW, Cause::service())
         .await;
     assert!(matches!(plan, Err(StoreError::Full)));
     let deleted = crash.store().delete_memory(crash.account, 1, id, NOW).await;
     assert!(matches!(deleted, Err(OpError::Store(StoreError::Full))));
-    let read = crash.store().debit(crash.account, 1, 1, NOW).await.unwrap();
+    let read = crash
+        .store()
+        .debit(
+            crash.account,
+            Payer::first(1),
+            (Operation::ReadMemory, 1),
+            NOW,
+        )
+        .await
+        .unwrap();
     assert_eq!((read.cost, crash.counters()), (0, before));
     crash.store().set_reserve(1);
     while !crash.store().health().writable {
@@ -525,7 +565,12 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
     assert_eq!(
         crash
             .store()
-            .debit(crash.account, 1, 1, NOW)
+            .debit(
+                crash.account,
+                Payer::first(1),
+                (Operation::ReadMemory, 1),
+                NOW
+            )
             .await
             .unwrap()
             .cost,

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::domain::account::AccountKey;
+use crate::domain::event::Cause;
 use crate::domain::memory::{MemoryId, NewMemory};
+use crate::domain::usage::Payer;
 use crate::store::testing::{NOW, add, change, memory, new_key, sign_up};
 use crate::store::{AddMemory, Added, OpError, Options, ReplayRefusal, StoreError, UpdateMemory};
 
@@ -28,7 +30,7 @@ fn adding<'a>(
 ) -> AddMemory<'a> {
     AddMemory {
         account,
-        key_no: 1,
+        payer: Payer::first(1),
         key_id,
         memory,
         id: MemoryId::new(NOW.millis() + n, 1 << 60),
@@ -59,8 +61,10 @@ async fn a_failed_store_goes_on_where_it_stopped() {
     let id = add(&store, account, 1, 1, 10).await;
     assert_eq!(store.reopen().unwrap(), Reopened::NotNeeded);
     store.poison_for_test();
-    let plan = crate::domain::plan::Plan::Premium;
-    let refused = store.change_plan(account, plan, NOW).await;
+    let plan = crate::domain::plan::Plan::PREMIUM;
+    let refused = store
+        .change_plan(account, plan, NOW, Cause::service())
+        .await;
     assert!(matches!(refused, Err(StoreError::Unavailable)));
     assert!(!store.health().writable);
     assert_eq!(store.reopen().unwrap(), Reopened::Settled(0));
@@ -131,7 +135,7 @@ async fn a_panic_leaves_nothing_half_done() {
         let to = |_| -> Result<_, std::convert::Infallible> { panic!("another, on purpose") };
         let update = UpdateMemory {
             account,
-            key_no: 1,
+            payer: Payer::first(1),
             id,
             cost: 2,
             now: NOW,

@@ -139,7 +139,7 @@ fn leaves(fixture: &Fixture, problems: u64, damage: impl Fn(&Trees)) {
 
 fn change<T>(tree: &sled::Tree, key: &[u8], change: impl FnOnce(&mut T))
 where
-    T: serde::Serialize + serde::de::DeserializeOwned,
+    T: super::super::codec::Record + serde::Serialize + serde::de::DeserializeOwned,
 {
     let mut record: T = decode(&tree.get(key).unwrap().unwrap()).unwrap();
     change(&mut record);
@@ -287,6 +287,7 @@ async fn active_keys_are_derived() {
                 bo.active.push(ActiveKey {
                     no: 2,
                     hash: second,
+                    lineage: 1,
                 });
                 bo.active.push(bo.active[0]);
             });
@@ -331,7 +332,7 @@ async fn counters_are_derived() {
     mends(&fixture, Mended::AsBefore, &held, |trees| {
         let hash = fixture.keys[1].0;
         change(&trees.keys, &hash.0, |key: &mut KeyRecord| {
-            key.revoked.as_mut().unwrap().share.held = 9;
+            key.retired.as_mut().unwrap().share.held = 9;
         });
     });
     let credits: [fn(&mut Usage); 3] = [
@@ -369,7 +370,9 @@ async fn intents_are_settled() {
     )];
     mends(&fixture, Mended::Sound, &settled, |trees| {
         change(&trees.usage, &fixture.bo.0, |usage: &mut Usage| {
-            usage.begin_add(1, id, 2, None, NOW).unwrap();
+            usage
+                .begin_add(crate::domain::usage::Payer::first(1), id, 2, None, NOW)
+                .unwrap();
         });
     });
     mends(&fixture, Mended::Sound, &settled, |trees| {

@@ -7,7 +7,7 @@ use crate::domain::event::EventTail;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::ledger::LedgerTail;
 use crate::domain::memory::MemoryId;
-use crate::domain::plan::Plan;
+use crate::domain::plan::{PlanNo, Plans};
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{
@@ -54,7 +54,7 @@ struct Revoked {
 
 #[derive(Deserialize)]
 struct Usage {
-    plan: Plan,
+    plan: PlanNo,
     anchor: Timestamp,
     cycle: u32,
     cycle_end: Timestamp,
@@ -74,7 +74,7 @@ struct Usage {
 #[derive(Deserialize)]
 struct Share {
     key_no: KeyNo,
-    cap: Option<Plan>,
+    cap: Option<PlanNo>,
     used: u64,
     used_ever: u64,
     held: u64,
@@ -98,7 +98,8 @@ impl Share {
             used_ever: self.used_ever,
             held: self.held,
             last_activity: self.last_activity,
-            ..ShareNow::new(self.key_no, self.cap)
+            cap: self.cap,
+            ..ShareNow::new(self.key_no, None)
         }
     }
 }
@@ -183,6 +184,8 @@ pub(super) fn usage(bytes: &[u8]) -> Result<UsageNow, StoreError> {
         ledger: LedgerTail::default(),
         events: EventTail::default(),
         told: Told::default(),
+        // Set by whoever decodes the record; no plan is looked at here.
+        plans: Plans::seed(),
     };
     let at = usage.last_activity.unwrap_or(usage.anchor);
     usage.open_ledger(at);

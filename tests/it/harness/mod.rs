@@ -12,7 +12,7 @@ use http::{HeaderMap, Method};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Plan, Plans};
 use memoryos::domain::time::Timestamp;
 use memoryos::server::EndError;
 use memoryos::server::StartError;
@@ -51,7 +51,7 @@ impl Default for Options {
             host: "127.0.0.1",
             admin_key: None,
             api_key: None,
-            signup_plans: Plan::ALL.to_vec(),
+            signup_plans: Plans::seed().iter().collect(),
             public_url: None,
             body_bytes_max: 65_536,
             min_free_bytes: 0,
@@ -257,7 +257,7 @@ impl Server {
 
     /// A key of a new account that was revoked; the account has another one.
     pub(crate) async fn revoked_key(&self) -> Actor {
-        let first = self.account(Plan::Free).await;
+        let first = self.account(Plan::FREE).await;
         let second = self.made(&first.post("/apikey/new", &json!({})).await.ok(201));
         let path = format!("/apikey/{}", first.key_id);
         second.delete(&path).await.ok(200);

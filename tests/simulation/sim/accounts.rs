@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use memoryos::app::{Caller, CreateKey, KeyAddress, OwnerName, SignUp, Target};
 use memoryos::domain::account::{AccountKey, Email};
+use memoryos::domain::event::{Actor, Cause};
 use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::plan::Plan;
 use memoryos::domain::time::Timestamp;
@@ -22,7 +23,11 @@ impl Sim {
             email: email.map(|email| Email::parse(&format!(" {}", email.to_uppercase())).unwrap()),
             plan,
         };
-        let found = self.app().sign_up(request).await.map_err(no);
+        let found = self
+            .app()
+            .sign_up(request, cause(&Caller::Nobody))
+            .await
+            .map_err(no);
         let taken = email.is_some()
             && self
                 .model
@@ -115,7 +120,11 @@ impl Sim {
             plan,
             description: None,
         };
-        let found = self.app().create_key(&caller, request).await.map_err(no);
+        let found = self
+            .app()
+            .create_key(&caller, request, cause(&caller))
+            .await
+            .map_err(no);
         let accounts = &self.model.accounts;
         let named = match owner {
             Owner::Nobody => None,
@@ -143,7 +152,7 @@ impl Sim {
         };
         self.unflushed.clear();
         let Some(at) = at else {
-            let plan = plan.unwrap_or(Plan::Free);
+            let plan = plan.unwrap_or(Plan::FREE);
             same("plan of a new account", &made.plan, &plan)?;
             let (name, email) = (made.key.account, named.map(String::as_str));
             return self.made(
@@ -187,7 +196,7 @@ impl Sim {
         };
         let found = self
             .app()
-            .revoke_key(&caller, KeyAddress::parse(text))
+            .revoke_key(&caller, KeyAddress::parse(text), cause(&caller))
             .await
             .map_err(no);
         let own = by.is_none_or(|by| by.0 == key.0);
@@ -205,7 +214,7 @@ impl Sim {
         let account = &self.model.accounts[key.0];
         same(
             "revoked at",
-            &revoked.key.revoked_at.map(Timestamp::micros),
+            &revoked.key.ended_at.map(Timestamp::micros),
             &Some(at),
         )?;
         same(
@@ -320,7 +329,7 @@ impl Sim {
         };
         let found = self
             .app()
-            .change_plan(&Target::parse(target), plan)
+            .change_plan(&Target::parse(target), plan, cause(&Caller::Admin))
             .await
             .map_err(no);
         let expected = match form {
@@ -342,7 +351,7 @@ impl Sim {
         same(
             "after a plan change",
             &(
-                found.usage.plan,
+                found.usage.plan(),
                 found.usage.granted,
                 found.usage.used,
                 found.usage.used_ever,
@@ -368,5 +377,18 @@ fn new_key(
         created: now,
         revoked: None,
         spent: Spent::default(),
+    }
+}
+
+/// The cause that `http` makes of a caller.
+fn cause(caller: &Caller) -> Cause {
+    let actor = match caller {
+        Caller::Nobody => Actor::Nobody,
+        Caller::Key(principal) => Actor::Key(principal.key_id.clone()),
+        Caller::Admin => Actor::Admin,
+    };
+    Cause {
+        actor,
+        ..Cause::service()
     }
 }
