@@ -1,10 +1,14 @@
 //! `DELETE /account` and `DELETE /admin/user/{key}`: what goes, who may, what is refused, races.
 
 use http::Method;
+use memoryos::domain::event::Cause;
+use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::plan::Plan;
+use memoryos::domain::scope::{Scope, Scopes};
+use memoryos::store::NewKey;
 use serde_json::{Value, json};
 
-use crate::harness::{Actor, Answer, Options, Server, assert_fields, assert_time};
+use crate::harness::{Actor, Answer, Options, START, Server, assert_fields, assert_time, at};
 
 const TEXT: &str = "what only Bo knows";
 
@@ -199,15 +203,29 @@ async fn what_is_refused_erases_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_without_the_scope_erases_nothing() {
-    // Shows 403 insufficient_scope, naming the scope, for every set of scopes without `account`.
+    // Shows 403 insufficient_scope, naming the scope, for a key with every other scope; and that this one is enough.
     let server = Server::spawn().await;
     let bo = server.account_of("bo@example.com", Plan::FREE).await;
-    let scopes = json!(["memory:read", "memory:write", "keys"]);
-    let made = bo
-        .post("/apikey/new", &json!({"scopes": scopes}))
-        .await
-        .ok(201);
-    let key = server.made(&made);
+    let scoped = async |scopes: Scopes| {
+        let secret = Secret::generate().unwrap();
+        let key = NewKey {
+            hash: secret.hash(),
+            id: KeyId::generate().unwrap(),
+            masked: secret.masked(),
+            description: String::new(),
+            cap: None,
+            credits_cap: None,
+            scopes: Some(scopes),
+            expires_at: None,
+        };
+        let store = server.store();
+        let account = store.account_named("bo@example.com").unwrap().unwrap();
+        let made = store.create_key(account, key, None, at(START), Cause::service());
+        made.await.unwrap();
+        server.key(secret.reveal())
+    };
+    let others = [Scope::MemoryRead, Scope::MemoryWrite, Scope::Keys];
+    let key = scoped(others.into_iter().collect()).await;
     let body = json!({"confirm": "bo@example.com"});
     let refused = erase(&key, "/account", &body).await;
     assert_eq!(
@@ -220,11 +238,8 @@ async fn a_key_without_the_scope_erases_nothing() {
         refused.json
     );
     bo.get("/credits").await.ok(200);
-    let only = bo
-        .post("/apikey/new", &json!({"scopes": ["account"]}))
-        .await
-        .ok(201);
-    erase(&server.made(&only), "/account", &body).await.ok(200);
+    let only = scoped([Scope::Account].into_iter().collect()).await;
+    erase(&only, "/account", &body).await.ok(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

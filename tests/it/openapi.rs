@@ -827,6 +827,41 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     let found = c.send(check.clone(), 200, path, admin).await;
     assert_eq!(found.body["sound"], true);
     c.send(check, 403, path, keyed(key)).await;
+    erasure_routes(c, key).await;
+}
+
+async fn erasure_routes(c: &mut Conversation, key: &str) {
+    let own = (Method::DELETE, "/account");
+    let (gone, _) = c.sign_up("gone@example.com", "Free").await;
+    let right = json!({"confirm": "gone@example.com"});
+    for (status, key, body) in [
+        (400, gone.as_str(), json!({"confirm": "ada@example.com"})),
+        (400, gone.as_str(), json!({})),
+        (400, key, right.clone()),
+        (401, "nobody's-key-0123456789", right.clone()),
+        (200, gone.as_str(), right.clone()),
+        (401, gone.as_str(), right),
+    ] {
+        c.send(own.clone(), status, "/account", |r| {
+            keyed(key)(r).json(&body)
+        })
+        .await;
+    }
+    let user = (Method::DELETE, "/admin/user/{key}");
+    let path = "/admin/user/new@example.com";
+    let right = json!({"confirm": "new@example.com", "reason": "ticket 4711"});
+    for (status, path, body) in [
+        (400, path, json!({"confirm": "new@example.com"})),
+        (400, path, json!({"confirm": "x", "reason": "r"})),
+        (404, "/admin/user/nobody", right.clone()),
+        (200, path, right.clone()),
+        (404, path, right.clone()),
+    ] {
+        c.send(user.clone(), status, path, |r| admin(r).json(&body))
+            .await;
+    }
+    c.send(user, 403, path, |r| keyed(key)(r).json(&right))
+        .await;
 }
 
 /// A plan that holds no more memories is a 402 of its own.

@@ -160,3 +160,58 @@ fn a_killed_compaction_is_settled() {
     assert_eq!(code, 0, "{report}");
     assert!(report.contains("20000 memories: sound"), "{report}");
 }
+
+/// Shows that an erasure of 20,000 memories that a SIGKILL interrupts is finished by the next start: the account is
+/// nowhere, another one whole, and after a compaction no file holds its texts.
+#[test]
+fn a_killed_erasure_is_finished_by_the_next_start() {
+    let data = tempfile::tempdir().unwrap();
+    let account = make_large(data.path(), 20_000).anonymous_id();
+    let process = Process::start(data.path(), &[], &[("ADMIN_KEY", ADMIN)]);
+    let mut client = process.client();
+    let key = client.sign_up("bo@example.com", "Pro");
+    client
+        .with_key(&key, "POST", "/memory", Some(&memory("kept")))
+        .expect(201);
+    let path = format!("/admin/user/{account}");
+    let body = json!({"confirm": account, "reason": "ticket 4711"});
+    let erasing = std::thread::spawn({
+        let (mut client, path, body) = (process.client(), path.clone(), body.to_string());
+        let headers = [("X-ADMIN-KEY", ADMIN)];
+        move || {
+            client
+                .try_call("DELETE", &path, &headers, Some(&body))
+                .map(|answer| answer.status)
+        }
+    });
+    let until = Instant::now() + PATIENCE;
+    let listed = |client: &mut super::Client| {
+        let users = client.as_admin("GET", "/admin/users", None).expect(200);
+        users.body["total_users"].as_u64().unwrap()
+    };
+    while listed(&mut client) > 1 {
+        assert!(Instant::now() < until, "it is not decided");
+    }
+    process.kill();
+    let answered = erasing.join().unwrap();
+    let process = Process::start(data.path(), &[], &[("ADMIN_KEY", ADMIN)]);
+    let mut client = process.client();
+    let settled = process.log.text().contains("settled");
+    println!("answered {answered:?}, settled by the start: {settled}");
+    assert!(answered.is_ok() || settled, "{}", process.log.text());
+    assert_eq!(listed(&mut client), 1);
+    let gone = client.as_admin("DELETE", &path, Some(&body));
+    assert_eq!(gone.status, 404);
+    let found = client.as_admin("GET", "/admin/check", None).expect(200);
+    assert_eq!(
+        (&found.body["sound"], &found.body["memories"]),
+        (&json!(true), &json!(1))
+    );
+    let kept = client.with_key(&key, "GET", "/memory", None).expect(200);
+    assert_eq!(kept.body["memories"].as_array().unwrap().len(), 1);
+    process.stop();
+    let (code, out, errors) = compact(data.path());
+    assert_eq!(code, 0, "{out}{errors}");
+    let (code, out, _) = residue(data.path(), "birthday");
+    assert_eq!(code, 0, "{out}");
+}
