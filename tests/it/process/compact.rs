@@ -166,7 +166,8 @@ fn a_killed_compaction_is_settled() {
 #[test]
 fn a_killed_erasure_is_finished_by_the_next_start() {
     let data = tempfile::tempdir().unwrap();
-    let account = make_large(data.path(), 20_000).anonymous_id();
+    make_large(data.path(), 20_000);
+    let account = "large@example.com";
     let process = Process::start(data.path(), &[], &[("ADMIN_KEY", ADMIN)]);
     let mut client = process.client();
     let key = client.sign_up("bo@example.com", "Pro");
