@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::account::AccountKey;
 use crate::domain::key::KeyHash;
+use crate::domain::ledger::LedgerRow;
 use crate::domain::usage::KeyNo;
 
 use super::codec::{Record, VALUE_BYTES_MAX, decode};
@@ -277,6 +278,9 @@ impl<'a> Check<'a> {
         self.unswept()?;
         self.each("key_intents", &trees.key_intents, |_, _, _| {
             Err(damage("an intent is left that opening should have settled"))
+        })?;
+        self.each("erased_ledger", &trees.erased_ledger, |_, _, value| {
+            decode::<LedgerRow>(value).map(drop)
         })?;
         self.each("meta", &trees.meta, |_, _, _| Ok(()))?;
         self.blobs();

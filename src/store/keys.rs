@@ -179,7 +179,11 @@ impl Store {
         let Some(record) = inner.key_record(hash)? else {
             return Ok(None);
         };
-        let usage = self.usage(record.account, now)?;
+        let usage = match self.usage(record.account, now) {
+            // Its account is being erased: the key is nobody's.
+            Err(StoreError::NoAccount) => return Ok(None),
+            usage => usage?,
+        };
         inner.key_row(record, &usage, now).map(Some)
     }
 

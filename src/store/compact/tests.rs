@@ -257,7 +257,7 @@ async fn space_and_left_overs_go() {
     assert_eq!(compacted.backups, 1);
     assert_eq!(names(&backups), ["kept.backup"]);
     let left = names(path);
-    assert!(!left.iter().any(|name| name.ends_with(".tmp")), "{left:?}");
+    assert!(!left.iter().any(|name| name.contains("tmp")), "{left:?}");
     assert!(!is_clean(path), "the backup holds it");
     fs::remove_file(backups.join("kept.backup")).unwrap();
     assert!(is_clean(path));
