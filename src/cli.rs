@@ -1,5 +1,7 @@
 //! The command line.
 
+mod plans;
+
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,11 +13,13 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, DataArgs, Secrets, ServeArgs};
 use crate::import::ImportArgs;
 use crate::progress::Bar;
-use crate::server::{Server, StartError};
+use crate::server::Server;
 use crate::store::{
     self, CheckReport, CompactError, CompactStep, Health, OpenError, Options, Problem, Progress,
     ResidueError, ResidueStep, ResidueText, RestoreStep, Store, StoreError,
 };
+
+use plans::PlansArgs;
 
 /// The release and the commit it was built from.
 pub const VERSION: &str = concat!(
@@ -38,6 +42,7 @@ Examples:
   memoryos serve --host 0.0.0.0 --port 8080   serve every network (set ADMIN_KEY)
   memoryos import --help                      take over the old program's files
   memoryos check                              recount everything in a stopped server's data
+  memoryos plans --plans plans.toml           what a file of plans and prices would change in a stopped server's data
   memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
   memoryos restore a.backup --data-dir new    make a data directory of a backup
   memoryos compact                            give back the space, and the bytes, of what was deleted
@@ -89,6 +94,17 @@ compaction, goes on with whichever of the two is complete.
 Backups are files of their own: what was deleted after they were made is in them
 until they are removed. What a disk keeps of removed files is the disk's matter:
 encrypt it.";
+
+const PLANS_HELP: &str = "\
+Examples:
+  memoryos plans --data-dir ./data                              the plans, prices, and who is on each plan
+  memoryos plans --data-dir ./data --plans plans.toml           what the file would change
+  memoryos plans --data-dir ./data --plans plans.toml --apply   apply it
+  curl http://127.0.0.1:5000/plans                              the plans of a server that runs
+
+A plan is known by its name. One that an account is on, or that caps an active
+key, cannot go: that ends with 2 and names it. What a file looks like is in the
+README, \"Plans and prices\".";
 
 const CHECK_HELP: &str = "\
 Examples:
@@ -162,6 +178,9 @@ enum Command {
         #[command(flatten)]
         data: DataArgs,
     },
+    /// Show the plans and prices of a stopped server, what a file would change, and apply it.
+    #[command(after_help = PLANS_HELP)]
+    Plans(PlansArgs),
     /// Write all data of a stopped server to one new file.
     ///
     /// Settles what a crash left, as a start does, and changes nothing else. POST /admin/backup does the
@@ -205,6 +224,7 @@ pub fn run() -> ExitCode {
         } => residue(&data, text),
         Command::Check { repair, data, .. } => check(&data, repair),
         Command::Compact { data } => compact(&data),
+        Command::Plans(args) => plans::run(args),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
     }
@@ -578,7 +598,7 @@ fn serve(args: ServeArgs) -> ExitCode {
                 let ended = server.run(stop).await;
                 ended.map_or_else(|error| fail(EXIT_FAILURE, &error), |()| ExitCode::SUCCESS)
             }
-            Err(error @ StartError::Host { .. }) => fail(EXIT_USAGE, &error),
+            Err(error) if error.is_of_setting() => fail(EXIT_USAGE, &error),
             Err(error) => fail(EXIT_FAILURE, &error),
         }
     });

@@ -31,6 +31,7 @@ pub mod domain;
 pub mod fuzzing;
 pub mod http;
 pub mod import;
+pub mod plans_file;
 pub mod progress;
 pub mod server;
 pub mod store;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,13 +17,17 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, BackupSettings, Failure, Settings};
+use crate::app::{App, BackupSettings, Failure, RateLimits, Settings};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::domain::plan::Prices;
+use crate::config::{Config, ConfigError, signup_plans};
+use crate::domain::catalog::{Catalog, Offer};
+use crate::domain::plan::Plan;
 use crate::http;
 use crate::import;
-use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
+use crate::store::{
+    ApplyError, BACKUPS_FOLDER, BackupFolder, OpenError, Opened, Options, PlanInUse, Reopened,
+    Store, StoreError,
+};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -74,6 +78,31 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A setting does not fit the table of plans.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
+    /// The file of plans leaves out a plan that is used.
+    #[error("--plans (PLANS) {file}: {source}")]
+    PlanInUse {
+        /// The file.
+        file: String,
+        /// Which plan, and by whom.
+        source: PlanInUse,
+    },
+    /// The file of plans is not what the data directory has.
+    #[error(
+        "--plans (PLANS) {file} is not what {directory} has; nothing was changed. See what it changes with \
+         `memoryos plans --data-dir {directory} --plans {file}`, apply it by adding --apply, or leave --plans out"
+    )]
+    PlansDiffer {
+        /// The file.
+        file: String,
+        /// The data directory.
+        directory: String,
+    },
+    /// The first table of plans could not be written.
+    #[error("the file of plans cannot be applied: {0}")]
+    Apply(#[from] ApplyError),
     /// The folder for backups cannot be made.
     #[error("--backup-dir (BACKUP_DIR) {path} cannot be made: {source}")]
     BackupDir {
@@ -88,6 +117,20 @@ pub enum StartError {
     /// Opening was interrupted.
     #[error("opening the store was interrupted; see the log")]
     Failed,
+}
+
+impl StartError {
+    /// Says whether a setting is to blame and not the machine.
+    #[must_use]
+    pub const fn is_of_setting(&self) -> bool {
+        matches!(
+            self,
+            Self::Host { .. }
+                | Self::Setting(_)
+                | Self::PlanInUse { .. }
+                | Self::PlansDiffer { .. }
+        )
+    }
 }
 
 /// Why the server ended otherwise than it was asked to.
@@ -152,24 +195,32 @@ impl Server {
             ..Options::default()
         };
         let data_dir = config.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir, options)).await;
+        let (plans, names) = (config.plans.clone(), config.signup_plans.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            open(&data_dir, options, plans.as_ref(), names.as_deref())
+        });
+        let opened = opening.await;
         let (store, opened) = opened.map_err(|_| StartError::Failed)??;
+        let catalog = store.catalog();
+        let signup_plans = signup_plans(config.signup_plans.as_deref(), catalog.plans)?;
         // Not before the data directory is one: the folder may lie in it.
         let backups = backup_settings(&config)?;
-        announce(&config, local, &store, &opened, admin_state);
+        announce(&config, local, &store, &opened, admin_state, &signup_plans);
         if matches!(admin, crate::app::AdminAccess::LoopbackDefault) {
             log::warn!(
                 "the admin key is the default one; set ADMIN_KEY before others reach this server"
             );
         }
         let settings = Settings {
-            plans: options.plans,
-            prices: Prices::SEED,
-            signup_plans: config.signup_plans,
+            plans: catalog.plans,
+            prices: catalog.prices,
+            signup_plans,
             admin,
             body_bytes_max: config.body_bytes_max,
             public_url: config.public_url,
             backups,
+            rate_limits: config.rate_limits,
+            trusted_proxies: config.trusted_proxies,
         };
         let app = App::new(store.clone(), clock, settings);
         if let Some(key) = &config.secrets.api_key {
@@ -248,8 +299,8 @@ impl Server {
                 accepted = listener.accept() => accepted,
                 ended = &mut end => break ended,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     log::warn!("accepting a connection failed: {error}");
                     // Too many open files is the usual cause; trying at once would spin.
@@ -268,7 +319,7 @@ impl Server {
                         let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
                     }
                     let (request, rest) = http::keep_rest(request);
-                    let answer = http::answer(app, routes, request).await;
+                    let answer = http::answer(app, routes, request, peer.ip()).await;
                     rest.throw_away();
                     drop(under_way);
                     answer
@@ -375,6 +426,45 @@ async fn keep_open(store: Store) -> EndError {
     }
 }
 
+/// Opens the store, and holds the file of plans against the table that it remembers. To a store that nobody has
+/// used yet the file is applied; else it changes nothing, since what it means is to be seen first.
+fn open(
+    directory: &Path,
+    options: Options,
+    plans: Option<&(PathBuf, Offer)>,
+    signup_names: Option<&[String]>,
+) -> Result<(Store, Opened), StartError> {
+    // Before the directory is made, or a file applied: a wrong setting leaves no trace.
+    let sold = match plans {
+        Some((_, offer)) => Catalog::seed().with(offer).ok(),
+        None => (!crate::store::holds_data(directory)).then_some(Catalog::seed()),
+    };
+    if let Some(catalog) = sold {
+        signup_plans(signup_names, catalog.plans)?;
+    }
+    let (store, opened) = Store::open(directory, options)?;
+    let Some((file, offer)) = plans else {
+        return Ok((store, opened));
+    };
+    if store.catalog().changes(offer).is_empty() {
+        return Ok((store, opened));
+    }
+    let file = file.display().to_string();
+    if store.is_untouched().map_err(ApplyError::Store)? {
+        store.apply(offer)?;
+        log::info!("the plans and prices of {file} are applied");
+        // A process has one table of plans: the store is opened anew with this one.
+        drop(store);
+        let (store, _) = Store::open(directory, options)?;
+        return Ok((store, opened));
+    }
+    if let Some(source) = store.plan_in_use(offer).map_err(ApplyError::Store)? {
+        return Err(StartError::PlanInUse { file, source });
+    }
+    let directory = directory.display().to_string();
+    Err(StartError::PlansDiffer { file, directory })
+}
+
 async fn sweep(app: App) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -479,6 +569,7 @@ fn announce(
     store: &Store,
     opened: &crate::store::Opened,
     admin: &str,
+    signup_plans: &[Plan],
 ) {
     let health = store.health();
     log::info!("MemoryOS {} listens on http://{local}", crate::cli::VERSION);
@@ -510,6 +601,7 @@ fn announce(
         );
     }
     log::info!("admin: {admin}");
+    announce_limits(config);
     if let Some(every) = config.backup_every {
         let minutes = every.as_secs() / 60;
         log::info!(
@@ -517,7 +609,8 @@ fn announce(
             config.backup_keep
         );
     }
-    let plans: Vec<&str> = config.signup_plans.iter().map(|plan| plan.name()).collect();
+    log::info!("plans: {}", store.catalog().plans.names());
+    let plans: Vec<&str> = signup_plans.iter().map(|plan| plan.name()).collect();
     if plans.is_empty() {
         log::info!("sign-up: closed");
     } else {
@@ -529,6 +622,42 @@ fn announce(
         log::warn!(
             "the old program's files are here, and {directory} holds no account. To take them over: stop \
              this server; if still nobody has signed up, remove {directory}; run: {command}"
+        );
+    }
+}
+
+/// Tells of the limits against abuse: that there are none is worth a warning.
+fn announce_limits(config: &Config) {
+    let limits = &config.rate_limits;
+    if *limits == RateLimits::OFF {
+        log::warn!(
+            "rate limits: all off, so that anybody can sign up and guess keys without end; set RATE_LIMITS=on \
+             before others reach this server"
+        );
+        return;
+    }
+    let told = |limit: u32| match limit {
+        0 => "off".to_owned(),
+        limit => limit.to_string(),
+    };
+    log::info!(
+        "rate limits: sign-up {} an hour and {} a day from an address, {} an hour in all; {} wrong keys a minute \
+         from an address; {} free requests a minute for an account",
+        told(limits.signup_hour),
+        told(limits.signup_day),
+        told(limits.signup_global),
+        told(limits.auth_failures),
+        told(limits.free_routes),
+    );
+    if !config.trusted_proxies.is_empty() {
+        let networks: Vec<String> = config
+            .trusted_proxies
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        log::info!(
+            "addresses of clients are taken from proxies in {}",
+            networks.join(", ")
         );
     }
 }

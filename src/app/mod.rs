@@ -10,6 +10,7 @@ mod backups;
 mod erasure;
 mod failure;
 mod keys;
+mod limits;
 mod memories;
 mod system;
 
@@ -31,6 +32,7 @@ pub use backups::{BackupMade, BackupSettings};
 pub use erasure::Receipt;
 pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
+pub use limits::{Exceeded, Limits, Origin, RateLimits, Rule};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
 
@@ -58,6 +60,10 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// Where backups go, and which are made unasked.
     pub backups: BackupSettings,
+    /// How much may be asked for.
+    pub rate_limits: RateLimits,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.
@@ -71,18 +77,21 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    limits: Limits,
 }
 
 impl App {
     /// Puts a service together.
     #[must_use]
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
+        let limits = Limits::new(&settings.rate_limits, settings.plans, &clock);
         Self(Arc::new(Inner {
             store,
             clock,
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            limits,
         }))
     }
 
@@ -96,6 +105,12 @@ impl App {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Returns the limits against abuse.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// Returns the table of plans.
@@ -121,6 +136,7 @@ impl App {
 
     /// Removes what has expired. Called now and then; each call does a bounded amount of work.
     pub async fn sweep(&self) {
+        self.limits().sweep();
         match self.store().sweep_replays(self.now()).await {
             Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),

@@ -312,7 +312,7 @@ impl Usage {
     /// Returns the plan that caps a key, if one does.
     #[must_use]
     pub fn cap_of(&self, share: &Share) -> Option<Plan> {
-        let known = |no| self.plans.by_no(no).unwrap_or_else(|| self.plans.least());
+        let known = |no| self.plans.ever(no).unwrap_or_else(|| self.plans.least());
         share.cap.map(known)
     }
 

@@ -3,7 +3,7 @@
 //! 1. [`trace`] gives it an id, catches panics, writes the log line and the headers of every answer.
 //! 2. A warp filter matches its path; another path ends as 404.
 //! 3. [`select`] finds the endpoint for its method, or makes a 405 with `Allow`.
-//! 4. [`auth::caller`] says who calls, as a value, against the store's trees.
+//! 4. [`auth::caller`] says who calls, as a value, against the store's trees. Around it [`limits`] counts.
 //! 5. [`request::read_body`] reads the body, if the endpoint has one.
 //! 6. The handler checks path, query and fields, and calls a use case.
 //!
@@ -13,12 +13,15 @@ mod account;
 mod admin;
 mod apikey;
 mod auth;
+mod client;
 mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod limits;
 mod memory;
 pub mod openapi;
+mod plan;
 mod reply;
 mod request;
 mod rest;
@@ -26,6 +29,7 @@ mod system;
 mod trace;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
@@ -37,6 +41,7 @@ use warp::filters::BoxedFilter;
 
 use crate::app::{App, Caller, Failure};
 use crate::domain::event::RequestId;
+use crate::domain::plan::Prices;
 use crate::domain::scope::Scope;
 
 pub use auth::Access;
@@ -44,6 +49,7 @@ pub use error::{ApiError, Code};
 pub use rest::{Rest, SharedBody, keep_rest};
 pub use trace::answer;
 
+use limits::Admitted;
 use reply::{Answer, Reply};
 use request::{BodyStream, Request};
 
@@ -61,11 +67,24 @@ pub struct Endpoint {
     pub scope: Option<Scope>,
     /// Whether it reads a body.
     pub has_body: bool,
-    /// What it does, for the list at `/`.
+    /// What it does; see [`Endpoint::summary_with_price`].
     pub summary: &'static str,
     /// The rest of what [`openapi`] tells of it.
     describe: fn() -> openapi::Described,
     handler: Handler,
+}
+
+impl Endpoint {
+    /// Returns what it does and, if it is not free, what it costs: for the list at `/`.
+    #[must_use]
+    pub fn summary_with_price(&self, prices: &Prices) -> String {
+        let summary = self.summary;
+        match (self.describe)().operation.map_or(0, |o| prices.of(o)) {
+            0 => summary.to_owned(),
+            1 => format!("{summary}"),
+            price => format!("{summary} ({price} credits)"),
+        }
+    }
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -103,6 +122,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/" Open false system::index, "This list"),
     endpoint!(GET "/health" Open false system::health, "Health check"),
     endpoint!(GET "/openapi.json" Open false system::openapi, "Description of this API"),
+    endpoint!(GET "/plans" Open false plan::list, "Plans and prices"),
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
@@ -110,13 +130,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
-    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories (1 credit)"),
-    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory (2 credits)"),
-    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory (1 credit)"),
-    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory (2 credits)"),
+    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories"),
+    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory"),
+    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory"),
+    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory"),
     endpoint!(DELETE "/memory/{id}" Key(MemoryWrite) false memory::delete, "Delete a memory"),
-    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories (1 credit)"),
-    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT (1 credit)"),
+    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories"),
+    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
@@ -177,6 +197,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .boxed();
     let open = segment("health")
         .and(at("/health"))
+        .or(segment("plans").and(at("/plans")))
+        .unify()
         .or(segment("signup").and(at("/signup")))
         .unify()
         .or(segment("login").and(at("/login")))
@@ -232,6 +254,7 @@ fn exact_path() -> BoxedFilter<()> {
 /// What came in, before anything is known of it but its path.
 struct Incoming {
     id: Option<RequestId>,
+    peer: IpAddr,
     method: Method,
     headers: HeaderMap,
     param: String,
@@ -246,6 +269,7 @@ fn resource(
     matched: BoxedFilter<(String,)>,
 ) -> BoxedFilter<(Response<Bytes>,)> {
     let (select_app, run_app) = (app.clone(), app.clone());
+    let limits = limits::PathLimits::new(app, path);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let body = warp::body::stream().map(boxed_body);
     matched
@@ -256,6 +280,7 @@ fn resource(
         .and(body)
         .map(|param, id, method, headers, query, body| Incoming {
             id,
+            peer: client::peer(),
             method,
             headers,
             param,
@@ -264,30 +289,37 @@ fn resource(
         })
         .map(move |incoming: Incoming| {
             let selected = select(path, &incoming.method);
-            let caller = selected.and_then(|endpoint| {
-                let caller = auth::caller(&select_app, endpoint.access, &incoming.headers)?;
-                in_scope(endpoint, &caller)?;
-                Ok((endpoint, caller))
+            let admitted = selected.and_then(|endpoint| {
+                let admitted = limits::admit(&select_app, endpoint, &limits, &incoming)?;
+                in_scope(endpoint, &admitted.caller)?;
+                Ok(admitted)
             });
-            (incoming, caller)
+            (incoming, admitted)
         })
         .untuple_one()
-        .then(move |incoming: Incoming, selected: Result<_, ApiError>| {
-            let app = run_app.clone();
-            async move {
-                let mut log = trace::Logged {
-                    path: Some(path),
-                    key_id: None,
-                };
-                let answer = match selected {
-                    Err(error) => Err(error),
-                    Ok(selected) => run(&app, incoming, selected, &mut log).await,
-                };
-                let mut response = answer.map_or_else(unanswered, Reply::into_response);
-                response.extensions_mut().insert(log);
-                response
-            }
-        })
+        .then(
+            move |incoming: Incoming, admitted: Result<Admitted, ApiError>| {
+                let app = run_app.clone();
+                async move {
+                    let mut log = trace::Logged {
+                        path: Some(path),
+                        key_id: None,
+                    };
+                    let answer = match admitted {
+                        Err(error) => Err(error),
+                        Ok(admitted) => {
+                            let sign_up = admitted.sign_up();
+                            let answer = run(&app, incoming, admitted, &mut log).await;
+                            Admitted::settle(sign_up, &app, &answer);
+                            answer
+                        }
+                    };
+                    let mut response = answer.map_or_else(unanswered, Reply::into_response);
+                    response.extensions_mut().insert(log);
+                    response
+                }
+            },
+        )
         .boxed()
 }
 
@@ -346,12 +378,10 @@ fn method_not_allowed(path: &'static str) -> ApiError {
 }
 
 /// Reads the body and calls the handler.
-async fn run(
-    app: &App,
-    incoming: Incoming,
-    (endpoint, caller): (&'static Endpoint, Caller),
-    log: &mut trace::Logged,
-) -> Answer {
+async fn run(app: &App, incoming: Incoming, admitted: Admitted, log: &mut trace::Logged) -> Answer {
+    let Admitted {
+        endpoint, caller, ..
+    } = admitted;
     log.key_id = match &caller {
         Caller::Key(principal) => Some(principal.key_id.to_string()),
         Caller::Admin => Some("admin".to_owned()),
@@ -359,6 +389,7 @@ async fn run(
     };
     let Incoming {
         id,
+        peer,
         headers,
         param,
         query,
@@ -375,6 +406,7 @@ async fn run(
         Request {
             id,
             caller,
+            peer,
             param,
             query,
             headers,

@@ -1,5 +1,6 @@
 //! What a handler gets: a request whose path, method, caller and body were checked, in that order.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -32,6 +33,8 @@ pub(crate) struct Request {
     pub id: Option<RequestId>,
     /// Who calls.
     pub caller: Caller,
+    /// Who is at the other end of the connection.
+    pub peer: IpAddr,
     /// The part of the path that is a name, as it was sent.
     pub param: String,
     /// The query, as it was sent.

@@ -294,7 +294,7 @@ impl<W: Write + Send + 'static> Writer<W> {
     }
 
     /// Writes the footer and returns what was written to, with what is in it.
-    pub(super) fn finish(self) -> Result<(W, BackupContents), PutError> {
+    pub(super) fn finish(mut self) -> Result<(W, BackupContents), PutError> {
         self.sequence.end()?;
         let tally = self
             .out
@@ -330,7 +330,7 @@ impl BackupContents {
             Placed::Key(_) => Some(&mut self.keys),
             Placed::Memory(_) => Some(&mut self.memories),
             Placed::Replay(_) => Some(&mut self.replays),
-            Placed::Usage(_) | Placed::Piece => None,
+            Placed::Usage(_) | Placed::Piece | Placed::Plan => None,
         };
         if let Some(counter) = counter {
             *counter = counter.saturating_add(1);

@@ -20,6 +20,7 @@ use super::archive::{BackupContents, PutError, Writer};
 use super::backup_file::BackupFile;
 use super::codec::{decode, encode};
 use super::pieces::Owner;
+use super::schema::PLANS_HEAD;
 use super::sequence::Kind;
 use super::{Inner, Ordering, Store, StoreError};
 
@@ -118,6 +119,7 @@ impl Store {
             records: 0,
             memories: 0,
         };
+        reading.plans().map_err(ended)?;
         reading.accounts(self).map_err(ended)?;
         let out = reading.out;
         // What was read is durable only now.
@@ -162,6 +164,21 @@ struct Reading<'a, 'p> {
 }
 
 impl Reading<'_, '_> {
+    /// Reads the catalog, which nobody changes while the store is open for others.
+    fn plans(&mut self) -> Result<(), End> {
+        let tree = &self.inner.trees.plans;
+        let Some(head) = tree.get(PLANS_HEAD)? else {
+            return Ok(());
+        };
+        self.put(Kind::PlansHead, PLANS_HEAD, &head)?;
+        let generation = self.inner.catalog.generation;
+        for entry in tree.scan_prefix(generation.to_be_bytes()) {
+            let (key, value) = entry?;
+            self.put(Kind::Plan, &key, &value)?;
+        }
+        Ok(())
+    }
+
     fn accounts(&mut self, store: &Store) -> Result<(), End> {
         let mut last = None;
         loop {

@@ -282,6 +282,7 @@ impl<'a> Check<'a> {
         self.each("erased_ledger", &trees.erased_ledger, |_, _, value| {
             decode::<LedgerRow>(value).map(drop)
         })?;
+        self.each("plans", &trees.plans, Self::plans)?;
         self.each("meta", &trees.meta, |_, _, _| Ok(()))?;
         self.blobs();
         self.go_on()?;
@@ -423,7 +424,7 @@ impl<'a> Check<'a> {
             "names" => Ok(decode(value).ok()),
             "keys" => Ok(decode::<KeyRecord>(value).ok().map(|key| key.account)),
             "key_ids" => of_hash(decode(value)),
-            "meta" => Ok(None),
+            "meta" | "plans" => Ok(None),
             "pieces" => Ok(part(key, 1).map(AccountKey)),
             "replay_times" => Ok(part(key, 8).map(AccountKey)),
             _ => Ok(part(key, 0).map(AccountKey)),

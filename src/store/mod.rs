@@ -30,6 +30,7 @@ mod locks;
 mod memories;
 mod pieces;
 mod place;
+mod plans;
 mod recovery;
 mod reopen;
 mod repair;
@@ -57,6 +58,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
+use crate::domain::catalog::Catalog;
 use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
@@ -75,6 +77,7 @@ pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
 pub use place::{Built, NewTarget, TargetError};
+pub use plans::{ApplyError, PlanInUse, PlanUse};
 pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
 pub use residue::{
@@ -103,8 +106,6 @@ pub struct Options {
     /// disk: after that it could not even read what it was writing, and would have to be opened anew.
     /// Writes go on by themselves once there is space again. 0 turns it off.
     pub reserve_bytes: u64,
-    /// The table of plans.
-    pub plans: &'static Plans,
     /// Called once when a flush does not end, after writes were stopped: for a server, to end the process.
     pub on_hung_disk: fn(),
 }
@@ -115,7 +116,6 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             waiting_writes_max: 4_096,
             reserve_bytes: 8 << 20,
-            plans: Plans::seed(),
             on_hung_disk: || {},
         }
     }
@@ -148,6 +148,8 @@ struct Handle {
     /// Idempotency keys of requests that are being answered.
     in_flight: Mutex<HashSet<[u8; 32]>>,
     options: Options,
+    /// The one table of plans, however often the database is opened anew.
+    catalog: Catalog,
     /// Last, so that the directory's lock is freed after the files are closed.
     directory: Arc<DataDirectory>,
 }
@@ -171,6 +173,7 @@ struct Inner {
     db: sled::Db,
     locks: AccountLocks,
     plans: &'static Plans,
+    catalog: Catalog,
     stats: stats::Cache,
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
@@ -279,7 +282,7 @@ impl Store {
         if directory.is_unsynced() {
             directory.write_again()?;
         }
-        let (inner, settled) = Inner::open(&directory, &alarm, options, damage)?;
+        let (inner, settled) = Inner::open(&directory, &alarm, options, None, damage)?;
         directory.mark_synced()?;
         let opened = Opened {
             file_system: directory.file_system(),
@@ -287,11 +290,12 @@ impl Store {
             created,
         };
         let handle = Handle {
-            inner: RwLock::new(Some(Arc::new(inner))),
             state: watch::Sender::new(State::Open),
             alarm,
             in_flight: Mutex::default(),
             options,
+            catalog: inner.catalog,
+            inner: RwLock::new(Some(Arc::new(inner))),
             directory,
         };
         Ok((Self(Arc::new(handle)), opened))
@@ -418,11 +422,13 @@ impl Drop for Steps<'_> {
 }
 
 impl Inner {
-    /// Opens the database and settles what a crash left. Returns how many writes that were.
+    /// Opens the database and settles what a crash left. Returns how many writes that were. `catalog` is what
+    /// the process has already, if it has.
     fn open(
         directory: &Arc<DataDirectory>,
         alarm: &Arc<Notify>,
         options: Options,
+        catalog: Option<Catalog>,
         damage: OnDamage,
     ) -> Result<(Self, u64), OpenError> {
         let db = directory.open_database(options.cache_bytes)?;
@@ -446,12 +452,17 @@ impl Inner {
             options.on_hung_disk,
         )
         .map_err(|error| directory::failed(directory.path(), error))?;
+        let catalog = match catalog {
+            Some(catalog) => catalog,
+            None => Self::read_catalog(&trees, damage).map_err(recovering)?,
+        };
         let inner = Self {
             committer,
             trees,
             db,
             locks: AccountLocks::new(),
-            plans: options.plans,
+            plans: catalog.plans,
+            catalog,
             stats: stats::Cache::new(),
             audit: Mutex::new(head),
             erasing: Mutex::default(),

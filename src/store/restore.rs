@@ -216,6 +216,7 @@ impl Restoring {
                 }
                 insert(&trees.replays, key, value)?;
             }
+            Placed::Plan => insert(&trees.plans, key, value)?,
             Placed::Piece => {
                 debug_assert_eq!(kind, Kind::Piece, "nothing else is a piece");
                 pieces::put(&trees.pieces, key, value)?;

@@ -21,6 +21,7 @@
 //! | `stats` | account | [`StatsHead`]: saved aggregates |
 //! | `stats_journal` | account, number of the write | [`crate::store::stats::Delta`]: changes since |
 //! | `key_intents` | account, number | [`KeyIntent`]: sign-ups, new and revoked keys under way |
+//! | `plans` | generation, number; or `head` | a plan of the catalog; which generation counts, and prices |
 //! | `meta` | name | the probe of the flush |
 //!
 //! Numbers in keys are big-endian and of fixed width, so that a prefix is one account's and the order
@@ -35,6 +36,7 @@ use crate::domain::event::EventTail;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::ledger::LedgerRow;
 use crate::domain::memory::MemoryId;
+use crate::domain::plan::PlanNo;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Share, Usage};
@@ -66,6 +68,7 @@ pub(crate) struct Trees {
     pub stats: sled::Tree,
     pub stats_journal: sled::Tree,
     pub key_intents: sled::Tree,
+    pub plans: sled::Tree,
     pub meta: sled::Tree,
 }
 
@@ -92,6 +95,7 @@ impl Trees {
             stats: db.open_tree("stats")?,
             stats_journal: db.open_tree("stats_journal")?,
             key_intents: db.open_tree("key_intents")?,
+            plans: db.open_tree("plans")?,
             meta: db.open_tree("meta")?,
         })
     }
@@ -336,6 +340,14 @@ impl Record for Usage {
     fn upgrade(_: u8, bytes: &[u8]) -> Option<Result<Self, StoreError>> {
         Some(v1::usage(bytes))
     }
+}
+
+/// The key of the head of the catalog; no row has so short a key.
+pub(crate) const PLANS_HEAD: &[u8; 4] = b"head";
+
+/// Generation of the catalog, number of a plan.
+pub(crate) fn plan_key(generation: u32, no: PlanNo) -> [u8; 6] {
+    join(generation.to_be_bytes(), no.0.to_be_bytes())
 }
 
 /// Account, number of a key.

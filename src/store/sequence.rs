@@ -1,19 +1,26 @@
 //! Which records a backup holds, and in which order: one rule for those who write one and who read one.
 //!
-//! Accounts follow each other by key. Of each: its record, its usage, its keys by number, its memories
+//! First the catalog, if one was applied: its head, then its plans by number. Accounts follow each other by
+//! key. Of each: its record, its usage, its keys by number, its memories
 //! by id, its recorded answers by key; after a memory or an answer the pieces of it. What is derived is
 //! not there: `names`, `key_ids`, `account_keys`, `replay_times` follow from the others, the saved
 //! aggregates are counted anew, and intents belong to writes under way, of which a backup has none.
 //!
 //! A backup is held against this rule while it is written too: one that was completed can be restored.
 
+use std::collections::BTreeSet;
+
 use crate::domain::account::AccountKey;
+use crate::domain::plan::{Plan, PlanNo, Plans};
 use crate::domain::usage::{KeyNo, Usage};
 
 use super::codec::{VALUE_BYTES_MAX, decode, decode_borrowed, unversioned};
 use super::error::StoreError;
 use super::pieces::Owner;
-use super::schema::{AccountRecord, KeyRecord, MemoryHead, ReplayRecord};
+use super::plans::{PlanRow, PlansHead, table_of};
+use super::schema::{
+    AccountRecord, KeyRecord, MemoryHead, PLANS_HEAD, ReplayRecord, part, plan_key,
+};
 
 /// The tree that a record is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +31,20 @@ pub(super) enum Kind {
     Memory,
     Piece,
     Replay,
+    PlansHead,
+    Plan,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Account,
         Self::Usage,
         Self::Key,
         Self::Memory,
         Self::Piece,
         Self::Replay,
+        Self::PlansHead,
+        Self::Plan,
     ];
 
     /// Returns the number that stands for it in a file, for ever.
@@ -45,6 +56,8 @@ impl Kind {
             Self::Memory => 4,
             Self::Piece => 5,
             Self::Replay => 6,
+            Self::PlansHead => 7,
+            Self::Plan => 8,
         }
     }
 
@@ -63,6 +76,8 @@ pub(super) enum Placed<'a> {
     Memory(MemoryHead<'a>),
     Piece,
     Replay(ReplayRecord<'a>),
+    /// Of the catalog.
+    Plan,
 }
 
 /// The pieces that a record names.
@@ -106,6 +121,10 @@ struct Due {
 /// What has come so far.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
+    head: Option<PlansHead>,
+    rows: Vec<(PlanNo, PlanRow)>,
+    /// The plans that accounts may have, from the first account on.
+    plans: Option<BTreeSet<PlanNo>>,
     account: Option<(AccountKey, Last)>,
     due: Option<Due>,
 }
@@ -131,10 +150,13 @@ impl Sequence {
         }
         self.no_pieces_due()?;
         match kind {
+            Kind::PlansHead => self.plans_head(key, value),
+            Kind::Plan => self.plan(key, value),
             Kind::Account => self.account(key, value),
             Kind::Usage => {
                 self.of_account(exact(key)?, Last::Usage)?;
                 let usage: Usage = decode(value)?;
+                self.plans_are_there(&usage)?;
                 if !usage.intents.is_empty() {
                     return Err(wrong("an account has writes under way"));
                 }
@@ -164,11 +186,58 @@ impl Sequence {
     }
 
     /// Says that nothing follows any more.
-    pub(super) fn end(&self) -> Result<(), StoreError> {
+    pub(super) fn end(&mut self) -> Result<(), StoreError> {
+        self.catalog_is_whole()?;
         self.account_is_whole()
     }
 
+    fn plans_head<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        if self.head.is_some() || self.plans.is_some() || key != PLANS_HEAD {
+            return Err(wrong("the head of the plans is not where it belongs"));
+        }
+        self.head = Some(decode(value)?);
+        Ok(Placed::Plan)
+    }
+
+    fn plan<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        let no = part(key, 4).map(|no| PlanNo(u16::from_be_bytes(no)));
+        let (Some(head), Some(no), None) = (&self.head, no, &self.plans) else {
+            return Err(wrong("a plan is not where it belongs"));
+        };
+        let is_next = self.rows.last().is_none_or(|(last, _)| *last < no);
+        if !is_next || *key != plan_key(head.generation, no) {
+            return Err(wrong("the plans are not in their order"));
+        }
+        self.rows.push((no, decode(value)?));
+        Ok(Placed::Plan)
+    }
+
+    /// Ends the catalog, before the first account.
+    fn catalog_is_whole(&mut self) -> Result<(), StoreError> {
+        if self.plans.is_none() {
+            let rows = std::mem::take(&mut self.rows);
+            self.plans = Some(match self.head.take() {
+                None => Plans::seed().iter().map(Plan::no).collect(),
+                Some(head) => {
+                    let plans = table_of(&head, rows)?.rows;
+                    plans.into_iter().map(|row| row.no).collect()
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn plans_are_there(&self, usage: &Usage) -> Result<(), StoreError> {
+        let is_there = |no: &PlanNo| self.plans.as_ref().is_some_and(|plans| plans.contains(no));
+        let caps = usage.shares.iter().filter_map(|share| share.cap);
+        match caps.chain([usage.plan]).find(|no| !is_there(no)) {
+            None => Ok(()),
+            Some(no) => Err(wrong(&format!("no plan has the number {no}"))),
+        }
+    }
+
     fn account<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        self.catalog_is_whole()?;
         self.account_is_whole()?;
         let account = AccountKey(exact(key)?);
         if self.account.is_some_and(|(last, _)| account <= last) {
@@ -325,9 +394,53 @@ mod tests {
         (Kind::Replay, key.to_vec(), encode(&record).unwrap())
     }
 
+    fn plans_head(plans: u16) -> Raw {
+        let head = PlansHead {
+            generation: 7,
+            plans,
+            next_no: 9,
+            memories_most: 1,
+            prices: vec![],
+        };
+        (Kind::PlansHead, PLANS_HEAD.to_vec(), encode(&head).unwrap())
+    }
+
+    fn plan(no: u16) -> Raw {
+        let row = PlanRow {
+            rank: Some(no),
+            name: format!("P{no}"),
+            credits_per_cycle: 1,
+            memories_max: 1,
+            requests_per_minute: None,
+            price: None,
+            open: true,
+        };
+        let key = plan_key(7, PlanNo(no)).to_vec();
+        (Kind::Plan, key, encode(&row).unwrap())
+    }
+
+    #[test]
+    fn an_account_has_a_plan_of_the_catalog() {
+        // Shows that the numbers of plans must be the catalog's, or the seed's if there is none.
+        let with = |catalog: &[Raw]| takes(&[catalog, &[users(1), usage(1)]].concat());
+        assert_eq!(with(&[]), Ok(()));
+        assert_eq!(with(&[plans_head(1), plan(0)]), Ok(()));
+        let refused = with(&[plans_head(1), plan(8)]).unwrap_err();
+        assert!(refused.contains("no plan has the number 0"), "{refused}");
+        // A number that was not given yet.
+        assert!(with(&[plans_head(2), plan(0), plan(9)]).is_err());
+        let (kind, _, value) = plan(0);
+        let of_other = (kind, plan_key(8, PlanNo(0)).to_vec(), value);
+        assert!(with(&[plans_head(1), of_other]).is_err());
+        assert!(takes(&[users(1), usage(1), plans_head(1), plan(0)]).is_err());
+    }
+
     fn whole() -> Vec<Raw> {
         let (long, answer) = (memory(1, 2, 2), replay(1, 1, 1));
         vec![
+            plans_head(2),
+            plan(0),
+            plan(1),
             users(1),
             usage(1),
             key(1, 1),
@@ -365,11 +478,11 @@ mod tests {
         for at in 0..whole.len() {
             let mut without = whole.clone();
             let (kind, ..) = without.remove(at);
-            let has_pieces = [5, 9].contains(&at);
+            let has_pieces = [8, 12].contains(&at);
             let may_go = match kind {
                 Kind::Key => true,
                 Kind::Memory | Kind::Replay => !has_pieces,
-                Kind::Account | Kind::Usage | Kind::Piece => false,
+                Kind::Account | Kind::Usage | Kind::Piece | Kind::PlansHead | Kind::Plan => false,
             };
             assert_eq!(takes(&without).is_ok(), may_go, "without {at}");
             let mut twice = whole.clone();

@@ -19,6 +19,7 @@ mod harness;
 mod idempotency;
 mod import;
 mod keys;
+mod limits;
 mod memories;
 mod openapi;
 mod process;

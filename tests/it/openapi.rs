@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use memoryos::clock::Clock;
 use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::plan::{Plans, Prices};
 use memoryos::http::openapi::Audience;
 use memoryos::http::{Access, Code, ENDPOINTS, openapi};
 use memoryos::server::Server;
@@ -13,7 +13,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
 /// Headers that an answer has only when the description says so.
-const OWN_HEADERS: [&str; 9] = [
+const OWN_HEADERS: [&str; 11] = [
     "X-Request-Id",
     "X-Credits-Cost",
     "X-Credits-Limit",
@@ -21,6 +21,8 @@ const OWN_HEADERS: [&str; 9] = [
     "X-Credits-Reset",
     "Idempotent-Replayed",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "WWW-Authenticate",
     "Allow",
 ];
@@ -34,7 +36,12 @@ impl Description {
     }
 
     fn made() -> Self {
-        Self::parse(&openapi::document(Audience::Everybody, None))
+        Self::parse(&openapi::document(
+            Audience::Everybody,
+            None,
+            Plans::seed(),
+            &Prices::SEED,
+        ))
     }
 
     /// Every operation: method, path, itself.
@@ -176,7 +183,7 @@ fn the_description_is_fit_for_importers() {
     let document = &description.0;
     assert_eq!(document["openapi"], "3.1.0");
     // A GPT's Actions take no longer answer than this, and the document is one.
-    let short = openapi::document(Audience::Assistant, None);
+    let short = openapi::document(Audience::Assistant, None, Plans::seed(), &Prices::SEED);
     let length = short.chars().count();
     let paths = serde_json::from_str::<Value>(&short).unwrap()["paths"].clone();
     let has = |path: &str| paths.get(path).is_some();
@@ -312,8 +319,16 @@ fn error_codes_are_the_programs() {
 /// The public URL is the one server; without it the server is where the document came from.
 #[test]
 fn servers_name_the_public_url() {
-    let of =
-        |url| Description::parse(&openapi::document(Audience::Everybody, url)).0["servers"].clone();
+    let of = |url| {
+        Description::parse(&openapi::document(
+            Audience::Everybody,
+            url,
+            Plans::seed(),
+            &Prices::SEED,
+        ))
+        .0["servers"]
+            .clone()
+    };
     assert_eq!(of(None), json!([{"url": "/"}]));
     assert_eq!(
         of(Some("https://memory.example.com")),
@@ -420,11 +435,12 @@ where
 {
     let directory = tempfile::tempdir().unwrap();
     let config = Config {
+        plans: None,
         host: "127.0.0.1".to_owned(),
         port: 0,
         data_dir: directory.path().join("data"),
         cache_bytes: 8 << 20,
-        signup_plans: vec![Plan::FREE, Plan::PRO],
+        signup_plans: Some(vec!["Free".to_owned(), "Pro".to_owned()]),
         public_url: Some("https://memory.example.com".to_owned()),
         body_bytes_max: 65_536,
         connections_max: 64,
@@ -434,9 +450,12 @@ where
         backup_every: None,
         backup_keep: 7,
         min_free_bytes: 0,
+        rate_limits: memoryos::app::RateLimits::OFF,
+        trusted_proxies: Vec::new(),
         on_hung_disk: || {},
         secrets: Secrets {
             admin_key: Some(Secret::new(ADMIN_KEY)),
+            admin_key_previous: None,
             api_key: None,
         },
     };
@@ -506,7 +525,7 @@ async fn real_answers_are_as_described() {
 }
 
 async fn open_routes(c: &mut Conversation) {
-    for path in ["/", "/health", "/openapi.json"] {
+    for path in ["/", "/health", "/openapi.json", "/plans"] {
         c.send((Method::GET, path), 200, path, |r| r).await;
         let wrong = Method::PUT;
         c.send((wrong, path), 405, path, |r| r).await;
@@ -514,7 +533,12 @@ async fn open_routes(c: &mut Conversation) {
         c.answered
             .insert(("GET".to_owned(), path.to_owned(), false));
     }
-    let own = openapi::document(Audience::Everybody, Some("https://memory.example.com"));
+    let own = openapi::document(
+        Audience::Everybody,
+        Some("https://memory.example.com"),
+        Plans::seed(),
+        &Prices::SEED,
+    );
     assert_eq!(c.description.0, Description::parse(&own).0);
     let lost = c.send((Method::GET, ""), 404, "/nowhere", |r| r).await;
     let listed = lost.body["available_endpoints"].as_array().unwrap().len();

@@ -11,9 +11,10 @@ use crate::domain::usage::{KeyNo, Usage};
 use super::super::codec::{decode, decode_borrowed, unversioned, versioned};
 use super::super::memories::memory_id;
 use super::super::pieces::{self, Owner};
+use super::super::plans::read_table;
 use super::super::schema::{
-    AccountRecord, ActiveKey, KeyRecord, MemoryHead, ReplayRecord, StatsHead, account_key_key,
-    memory_key, part, replay_time_key,
+    AccountRecord, ActiveKey, KeyRecord, MemoryHead, PLANS_HEAD, ReplayRecord, StatsHead,
+    account_key_key, memory_key, part, replay_time_key,
 };
 use super::super::stats::Delta;
 use super::super::usage::{decode_usage, readable_usage};
@@ -23,6 +24,15 @@ use super::{
 };
 
 impl Check<'_> {
+    /// The catalog is one fact: its head is read with all its rows. Rows of another generation are what an
+    /// apply that was cut short has left, for the next one to remove.
+    pub(super) fn plans(&mut self, key: &[u8], _: &sled::IVec) -> Result<(), StoreError> {
+        if key == PLANS_HEAD {
+            read_table(&self.inner.trees)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn user(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
         let account = AccountKey(exact(key)?);
         let record: AccountRecord = decode(value)?;

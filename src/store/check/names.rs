@@ -6,7 +6,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::key::KeyId;
 use crate::domain::memory::MemoryId;
 
-use super::super::schema::part;
+use super::super::schema::{PLANS_HEAD, part};
 
 /// Returns how a report names a record: never by an e-mail address, nor by the whole hash of a key.
 pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
@@ -18,6 +18,8 @@ pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
         "keys" => hex(key.get(..8).unwrap_or(key)),
         "names" => "a name".to_owned(),
         "meta" => String::from_utf8_lossy(key).into_owned(),
+        "plans" if key == PLANS_HEAD => "head".to_owned(),
+        "plans" => part(key, 4).map_or_else(|| hex(key), |no| u16::from_be_bytes(no).to_string()),
         "replays" => answer_name(key),
         "replay_times" => hex(key),
         "pieces" => match key.split_first() {

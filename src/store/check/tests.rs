@@ -609,7 +609,7 @@ async fn rules_of_usage_are_checked() {
     assert_eq!(
         found,
         [
-            format!("usage {bo}: it holds 1000001, more than any plan has"),
+            format!("usage {bo}: it holds 1000001, more than any plan ever had"),
             format!("usage {bo}: it counts 1000001 memories, 5 are there"),
         ]
     );

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
+use memoryos::app::RateLimits;
 use memoryos::clock::{Clock, ManualClock};
-use memoryos::config::{Config, Secrets};
+use memoryos::config::{Config, Secrets, parse_proxies};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans};
 use memoryos::domain::time::Timestamp;
@@ -34,6 +35,7 @@ pub(crate) const LOW: &str = "Low credits - less than 25% remaining";
 pub(crate) struct Options {
     pub host: &'static str,
     pub admin_key: Option<&'static str>,
+    pub admin_key_previous: Option<&'static str>,
     /// `JAVLIN_API_KEY`.
     pub api_key: Option<&'static str>,
     pub signup_plans: Vec<Plan>,
@@ -43,6 +45,9 @@ pub(crate) struct Options {
     pub start: &'static str,
     /// A folder for backups, and how often they are due.
     pub backups: Option<(PathBuf, Duration)>,
+    /// Off, but for tests of them.
+    pub rate_limits: RateLimits,
+    pub trusted_proxies: &'static str,
 }
 
 impl Default for Options {
@@ -50,6 +55,7 @@ impl Default for Options {
         Self {
             host: "127.0.0.1",
             admin_key: None,
+            admin_key_previous: None,
             api_key: None,
             signup_plans: Plans::seed().iter().collect(),
             public_url: None,
@@ -57,6 +63,8 @@ impl Default for Options {
             min_free_bytes: 0,
             start: START,
             backups: None,
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: "",
         }
     }
 }
@@ -129,7 +137,14 @@ impl Server {
             port: 0,
             data_dir: self.directory.path().join("data"),
             cache_bytes: 8 << 20,
-            signup_plans: options.signup_plans.clone(),
+            plans: None,
+            signup_plans: Some(
+                options
+                    .signup_plans
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            ),
             public_url: options.public_url.map(str::to_owned),
             body_bytes_max: options.body_bytes_max,
             connections_max: 1_024,
@@ -139,9 +154,12 @@ impl Server {
             backup_every: options.backups.as_ref().map(|(_, every)| *every),
             backup_keep: 7,
             min_free_bytes: options.min_free_bytes,
+            rate_limits: options.rate_limits,
+            trusted_proxies: parse_proxies(options.trusted_proxies).unwrap(),
             on_hung_disk: || {},
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
+                admin_key_previous: options.admin_key_previous.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
             },
         }
