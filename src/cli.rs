@@ -51,6 +51,7 @@ Examples:
 Secrets come from the environment or a file, never from a flag:
   ADMIN_KEY, ADMIN_KEY_FILE   the admin key, 32 characters or more off loopback
   JAVLIN_API_KEY              a key of the built-in account `default` (12 to 128 characters)
+  WEBHOOK_SECRET              what webhooks are signed with, 32 to 256 characters
   RUST_LOG                    what the log shows: error, warn, info (default), debug
 
 Exit codes: 0 stopped or done, 1 the machine or the data does not allow it, 2 a setting is wrong.";

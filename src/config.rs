@@ -11,12 +11,16 @@ use crate::app::{AdminAccess, DEFAULT_ADMIN_KEY, RateLimits};
 use crate::domain::catalog::Offer;
 use crate::domain::key::{KNOWN_KEY, Secret};
 use crate::domain::plan::{Plan, Plans};
+use crate::domain::webhook::ENDPOINTS_MAX;
 use crate::plans_file;
+use crate::webhooks::{Endpoint, Schedule};
 
 /// The shortest admin key that counts off loopback.
 const ADMIN_KEY_CHARS_MIN: usize = 32;
 /// The highest limit that can be set.
 const LIMIT_MAX: i64 = 1_000_000;
+/// Characters of the secret that webhooks are signed with.
+const WEBHOOK_SECRET_CHARS: std::ops::RangeInclusive<usize> = 32..=256;
 
 /// A setting that the server cannot start with; a sentence that names it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +55,19 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, env = "PORT", default_value_t = 5000)]
     pub port: u16,
+    /// Send events to this https URL, signed with `WEBHOOK_SECRET`; up to 8, each with a --webhook of its own
+    /// or separated by commas.
+    #[arg(
+        long = "webhook",
+        env = "WEBHOOKS",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub webhooks: Vec<String>,
+    /// Let webhooks be http, and go to addresses that are not public: loopback, link-local, private.
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE")]
+    pub webhook_allow_private: bool,
     /// Where the data is.
     #[command(flatten)]
     pub data: DataArgs,
@@ -176,6 +193,19 @@ pub struct Secrets {
     pub admin_key_previous: Option<Secret>,
     /// `JAVLIN_API_KEY`.
     pub api_key: Option<Secret>,
+    /// `WEBHOOK_SECRET`.
+    pub webhook_secret: Option<Secret>,
+}
+
+/// Who is told what happens; nobody by default.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookConfig {
+    /// The receivers, at most [`ENDPOINTS_MAX`].
+    pub endpoints: Vec<Endpoint>,
+    /// Whether they may be at addresses that are not public.
+    pub allow_private: bool,
+    /// When an event is sent again.
+    pub schedule: Schedule,
 }
 
 /// The settings, checked.
@@ -217,6 +247,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// See [`crate::store::Options::on_hung_disk`].
     pub on_hung_disk: fn(),
+    /// Who is told what happens.
+    pub webhooks: WebhookConfig,
     /// The secrets.
     pub secrets: Secrets,
 }
@@ -261,6 +293,11 @@ impl Config {
             rate_limits: args.limits.limits(),
             trusted_proxies: parse_proxies(&args.limits.trusted_proxies)?,
             on_hung_disk: || {},
+            webhooks: parse_webhooks(
+                &args.webhooks,
+                args.webhook_allow_private,
+                secrets.webhook_secret.is_some(),
+            )?,
             secrets,
         })
     }
@@ -424,6 +461,45 @@ fn parse_every(text: &str) -> Result<Duration, ConfigError> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// Parses the receivers of webhooks. No error has a URL in it: it may hold a token.
+fn parse_webhooks(
+    urls: &[String],
+    allow_private: bool,
+    has_secret: bool,
+) -> Result<WebhookConfig, ConfigError> {
+    let wrong = |what: String| Err(ConfigError(format!("--webhook (WEBHOOKS) {what}")));
+    let urls = urls.iter().map(|url| url.trim());
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (number, url) in (1..).zip(urls.filter(|url| !url.is_empty())) {
+        let endpoint = match Endpoint::parse(url, allow_private) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return wrong(format!("number {number} {error}")),
+        };
+        if endpoints.iter().any(|other| other.id() == endpoint.id()) {
+            return wrong(format!("number {number} is there twice; take one out"));
+        }
+        endpoints.push(endpoint);
+    }
+    if endpoints.len() > ENDPOINTS_MAX {
+        return wrong(format!(
+            "names {} URLs; {ENDPOINTS_MAX} is the most",
+            endpoints.len()
+        ));
+    }
+    if !endpoints.is_empty() && !has_secret {
+        return wrong(
+            "is set and WEBHOOK_SECRET is not; set it to 32 to 256 visible ASCII characters, such as `openssl \
+             rand -hex 32` prints, and give it to the receivers to check signatures with"
+                .to_owned(),
+        );
+    }
+    Ok(WebhookConfig {
+        endpoints,
+        allow_private,
+        schedule: Schedule::default(),
+    })
+}
+
 fn parse_url(text: &str) -> Result<String, ConfigError> {
     let wrong = || {
         ConfigError(format!(
@@ -463,10 +539,20 @@ impl Secrets {
                 ));
             }
         }
+        let webhook_secret = variable("WEBHOOK_SECRET")?;
+        if webhook_secret.as_ref().is_some_and(|secret| {
+            !WEBHOOK_SECRET_CHARS.contains(&secret.len()) || !is_visible_ascii(secret)
+        }) {
+            return Err(ConfigError(
+                "WEBHOOK_SECRET must be 32 to 256 visible ASCII characters, such as `openssl rand -hex 32` prints"
+                    .to_owned(),
+            ));
+        }
         Ok(Self {
             admin_key,
             admin_key_previous,
             api_key: api_key.map(Secret::new),
+            webhook_secret: webhook_secret.map(Secret::new),
         })
     }
 }
@@ -590,10 +676,12 @@ mod tests {
             rate_limits: RateLimits::OFF,
             trusted_proxies: Vec::new(),
             on_hung_disk: || {},
+            webhooks: WebhookConfig::default(),
             secrets: Secrets {
                 admin_key: admin_key.map(Secret::new),
                 admin_key_previous: None,
                 api_key: None,
+                webhook_secret: None,
             },
         }
     }
@@ -679,6 +767,45 @@ mod tests {
         ] {
             let error = parse_proxies(wrong).unwrap_err().0;
             assert!(error.contains("TRUSTED_PROXIES"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn webhooks_are_checked_and_their_urls_not_shown() {
+        let parse = |urls: &[&str], private, secret| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            parse_webhooks(&urls, private, secret)
+        };
+        let (one, two) = ("https://a.example/token-1", "https://a.example/token-2");
+        let found = parse(&[one, "", " https://b.example "], false, true).unwrap();
+        assert_eq!(found.endpoints.len(), 2);
+        assert!(parse(&[""], false, false).unwrap().endpoints.is_empty());
+        assert!(parse(&["http://127.0.0.1:9/token"], true, true).is_ok());
+        let many: Vec<String> = (0..9).map(|n| format!("https://a.example/{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(parse(&many[..8], false, true).is_ok());
+        let cases: [(&[&str], bool, &str); 6] = [
+            (&[one], false, "WEBHOOK_SECRET"),
+            (&[one, two, one], true, "number 3 is there twice"),
+            (&["http://a.example/token"], true, "--webhook-allow-private"),
+            (&["https://10.0.0.1/token"], true, "WEBHOOK_ALLOW_PRIVATE"),
+            (
+                &["https://me:token@a.example/"],
+                true,
+                "has a user or a password",
+            ),
+            (&many, true, "names 9 URLs; 8 is the most"),
+        ];
+        for (urls, secret, words) in cases {
+            let error = parse(urls, false, secret).unwrap_err().0;
+            assert!(
+                error.contains("--webhook (WEBHOOKS)") && error.contains(words),
+                "{error}"
+            );
+            assert!(
+                !error.contains("token") && !error.contains(".example"),
+                "{error}"
+            );
         }
     }
 

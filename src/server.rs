@@ -17,10 +17,11 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, BackupSettings, Failure, RateLimits, Settings};
+use crate::app::{App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, signup_plans};
+use crate::config::{Config, ConfigError, WebhookConfig, signup_plans};
 use crate::domain::catalog::{Catalog, Offer};
+use crate::domain::key::Secret;
 use crate::domain::plan::Plan;
 use crate::http;
 use crate::import;
@@ -28,6 +29,7 @@ use crate::store::{
     ApplyError, BACKUPS_FOLDER, BackupFolder, OpenError, Opened, Options, PlanInUse, Reopened,
     Store, StoreError,
 };
+use crate::webhooks::{Courier, Endpoint, Schedule, Senders};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -111,6 +113,9 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// TLS cannot be set up.
+    #[error("webhooks cannot be sent: {0}")]
+    Webhooks(io::Error),
     /// The operator's key could not be made.
     #[error("JAVLIN_API_KEY cannot be made a key: {0}")]
     DefaultKey(String),
@@ -159,6 +164,21 @@ pub struct Server {
     connections_max: usize,
     idle: Duration,
     drain: Duration,
+    webhooks: Option<Webhooks>,
+}
+
+/// What sends webhooks, before it begins.
+#[derive(Debug)]
+struct Webhooks {
+    courier: Courier,
+    endpoints: Vec<Endpoint>,
+    schedule: Schedule,
+}
+
+impl Webhooks {
+    fn start(self, app: &App) -> Senders {
+        Senders::start(app, &self.courier, self.endpoints, &self.schedule)
+    }
 }
 
 impl Server {
@@ -221,6 +241,15 @@ impl Server {
             backups,
             rate_limits: config.rate_limits,
             trusted_proxies: config.trusted_proxies,
+            webhooks: config
+                .webhooks
+                .endpoints
+                .iter()
+                .map(|endpoint| WebhookEndpoint {
+                    id: endpoint.id(),
+                    url: endpoint.to_string(),
+                })
+                .collect(),
         };
         let app = App::new(store.clone(), clock, settings);
         if let Some(key) = &config.secrets.api_key {
@@ -234,6 +263,7 @@ impl Server {
                 Err(failure) => return Err(StartError::DefaultKey(failure.to_string())),
             }
         }
+        let webhooks = begin_webhooks(&app, config.webhooks, config.secrets.webhook_secret).await?;
         let (connections_max, idle, drain) = (config.connections_max, config.idle, config.drain);
         Ok(Self {
             listener,
@@ -242,6 +272,7 @@ impl Server {
             connections_max,
             idle,
             drain,
+            webhooks,
         })
     }
 
@@ -274,7 +305,9 @@ impl Server {
             connections_max,
             idle,
             drain,
+            webhooks,
         } = self;
+        let senders = webhooks.map(|webhooks| webhooks.start(&app));
         let sweeper = tokio::spawn(sweep(app.clone()));
         let backups = tokio::spawn(back_up(app.clone()));
         let routes = warp::service(http::routes(&app));
@@ -344,10 +377,7 @@ impl Server {
         } else {
             drain
         };
-        let drained = tokio::time::timeout(drain.saturating_sub(FLUSH_WAIT), graceful.shutdown());
-        if drained.await.is_err() {
-            log::warn!("connections were still open after the drain time; they are cut");
-        }
+        let_end(graceful, senders, drain.saturating_sub(FLUSH_WAIT)).await;
         sweeper.abort();
         backups.abort();
         app.stop_backups();
@@ -360,6 +390,20 @@ impl Server {
             .inspect_err(|error| log::error!("the last flush failed: {error}"))?;
         log::info!("stopped, everything is on the disk");
         Ok(())
+    }
+}
+
+/// Lets requests and deliveries under way end, within this time.
+async fn let_end(graceful: GracefulShutdown, senders: Option<Senders>, limit: Duration) {
+    let drained = tokio::time::timeout(limit, graceful.shutdown());
+    let sent = async {
+        if let Some(senders) = senders {
+            senders.stop(limit).await;
+        }
+    };
+    let (drained, ()) = tokio::join!(drained, sent);
+    if drained.is_err() {
+        log::warn!("connections were still open after the drain time; they are cut");
     }
 }
 
@@ -424,6 +468,37 @@ async fn keep_open(store: Store) -> EndError {
             wait = wait.saturating_mul(2).min(REOPEN_WAIT_MAX);
         }
     }
+}
+
+/// Says to the store where events go. Returns what sends them; `None` if nobody is to be told.
+async fn begin_webhooks(
+    app: &App,
+    config: WebhookConfig,
+    secret: Option<Secret>,
+) -> Result<Option<Webhooks>, StartError> {
+    match app.begin_webhooks().await {
+        Ok(()) => {}
+        Err(Failure::StorageUnavailable { .. } | Failure::StorageFull) => log::error!(
+            "the webhooks are not the ones that are set, since nothing can be written: make space on the disk \
+             and start again"
+        ),
+        Err(failure) => {
+            let error = io::Error::other(failure.to_string());
+            return Err(StartError::Webhooks(error));
+        }
+    }
+    let Some(secret) = secret.filter(|_| !config.endpoints.is_empty()) else {
+        return Ok(None);
+    };
+    for (number, endpoint) in (1..).zip(&config.endpoints) {
+        log::info!("webhook {number}: {}", endpoint.authority());
+    }
+    let courier = Courier::new(secret, config.allow_private).map_err(StartError::Webhooks)?;
+    Ok(Some(Webhooks {
+        courier,
+        endpoints: config.endpoints,
+        schedule: config.schedule,
+    }))
 }
 
 /// Opens the store, and holds the file of plans against the table that it remembers. To a store that nobody has

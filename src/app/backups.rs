@@ -234,6 +234,7 @@ mod tests {
                 },
                 rate_limits: crate::app::RateLimits::OFF,
                 trusted_proxies: Vec::new(),
+                webhooks: Vec::new(),
             };
             App::new(store, Clock::Manual(clock.clone()), settings)
         }

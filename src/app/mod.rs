@@ -13,6 +13,7 @@ mod keys;
 mod limits;
 mod memories;
 mod system;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,12 +36,14 @@ pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
 pub use limits::{Exceeded, Limits, Origin, RateLimits, Rule};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
+pub use webhooks::{WebhookEndpoint, WebhookStatus};
 
 use backups::Backups;
+use webhooks::Webhooks;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, KeyRow, Page, PageStart,
-    Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, DueEvent, KeyRow, Page,
+    PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -64,6 +67,8 @@ pub struct Settings {
     pub rate_limits: RateLimits,
     /// Proxies that are believed when they say for whom they ask.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Who is told what happens.
+    pub webhooks: Vec<WebhookEndpoint>,
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.
@@ -78,6 +83,7 @@ struct Inner {
     started: Instant,
     backups: Backups,
     limits: Limits,
+    webhooks: Webhooks,
 }
 
 impl App {
@@ -85,6 +91,7 @@ impl App {
     #[must_use]
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
         let limits = Limits::new(&settings.rate_limits, settings.plans, &clock);
+        let webhooks = Webhooks::new(&settings.webhooks);
         Self(Arc::new(Inner {
             store,
             clock,
@@ -92,6 +99,7 @@ impl App {
             started: Instant::now(),
             backups: Backups::new(),
             limits,
+            webhooks,
         }))
     }
 

@@ -76,7 +76,7 @@ pub(super) fn run(args: PlansArgs) -> ExitCode {
     print!("{}", listed(&changes, &uses));
     match store.plan_in_use(&offer) {
         Ok(None) => {}
-        Ok(Some(used)) => return fail(EXIT_USAGE, &used),
+        Ok(Some(refusal)) => return fail(EXIT_USAGE, &refusal),
         Err(error) => return fail(EXIT_FAILURE, &error),
     }
     if !args.apply {

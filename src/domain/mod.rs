@@ -27,3 +27,4 @@ pub mod plan;
 pub mod scope;
 pub mod time;
 pub mod usage;
+pub mod webhook;

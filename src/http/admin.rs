@@ -1,11 +1,13 @@
 //! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/check`,
-//! `/admin/backup`.
+//! `/admin/backup`, `/admin/webhooks`.
 
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{AccountFilter, AccountRow, App, BackupCause, Failure, PlanChange, Target};
+use crate::app::{
+    AccountFilter, AccountRow, App, BackupCause, Failure, PlanChange, Target, WebhookStatus,
+};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 
@@ -273,4 +275,68 @@ pub(super) async fn back_up(app: App, request: Request) -> Answer {
             seconds: f64::from(milliseconds) / 1_000.0,
         },
     )
+}
+
+/// Answer of `GET /admin/webhooks`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Webhooks)]
+pub(crate) struct WebhooksJson {
+    /// In the order of the configuration.
+    webhooks: Vec<WebhookJson>,
+}
+
+/// How it goes with one receiver. The counts are since the server's start, but for `pending`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Webhook)]
+pub(crate) struct WebhookJson {
+    /// Without its query, which may hold a token.
+    url: String,
+    /// Events that wait for it.
+    pending: u64,
+    /// When it is called next; null if nothing waits.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    next_attempt: Option<Timestamp>,
+    /// Events that it has taken.
+    delivered: u64,
+    /// Events that nobody tries to send any more, three days after they happened.
+    given_up: u64,
+    /// Events that had to go for newer ones, since 100,000 waited.
+    dropped: u64,
+    /// Why the last attempt failed that did; null if none has.
+    #[schema(required = true)]
+    last_error: Option<WebhookErrorJson>,
+    /// When it last took an event.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    last_success: Option<Timestamp>,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WebhookError)]
+pub(crate) struct WebhookErrorJson {
+    message: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+}
+
+impl From<WebhookStatus> for WebhookJson {
+    fn from(status: WebhookStatus) -> Self {
+        let error = |(message, at)| WebhookErrorJson { message, at };
+        Self {
+            url: status.url,
+            pending: status.pending,
+            next_attempt: status.next_attempt,
+            delivered: status.delivered,
+            given_up: status.given_up,
+            dropped: status.dropped,
+            last_error: status.last_error.map(error),
+            last_success: status.last_success,
+        }
+    }
+}
+
+/// `GET /admin/webhooks`.
+pub(super) async fn webhooks(app: App, _: Request) -> Answer {
+    let webhooks = app.webhooks().into_iter().map(WebhookJson::from).collect();
+    Reply::json(StatusCode::OK, &WebhooksJson { webhooks })
 }

@@ -100,6 +100,7 @@ fn make() -> Result<Fixture, String> {
             backups: BackupSettings::asked_only(directory.join("backups")),
             rate_limits: RateLimits::OFF,
             trusted_proxies: Vec::new(),
+            webhooks: Vec::new(),
         };
         let clock = Clock::Manual(ManualClock::new(NOW));
         App::new(store.clone(), clock, settings)

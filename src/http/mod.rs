@@ -81,7 +81,7 @@ impl Endpoint {
         let summary = self.summary;
         match (self.describe)().operation.map_or(0, |o| prices.of(o)) {
             0 => summary.to_owned(),
-            1 => format!("{summary}"),
+            1 => format!("{summary} (1 credit)"),
             price => format!("{summary} ({price} credits)"),
         }
     }
@@ -143,6 +143,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
 /// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
@@ -178,6 +179,10 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("admin")
             .and(segment("check"))
             .and(at("/admin/check")))
+        .unify()
+        .or(segment("admin")
+            .and(segment("webhooks"))
+            .and(at("/admin/webhooks")))
         .unify()
         .or(segment("admin").and(segment("user")).and(
             resource(app, "/admin/user/{key}/plan", plan)

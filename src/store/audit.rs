@@ -92,7 +92,7 @@ impl Store {
 
 impl Inner {
     /// Moves the events that an account's records carry to where they are kept: those that are audited to the
-    /// log. Beside debits, and beside itself.
+    /// log, those that receivers of webhooks want to the outbox. Beside debits, and beside itself.
     pub(super) fn hand_over(&self, account: AccountKey) -> Result<(), StoreError> {
         let mut head = lock(&self.audit);
         loop {
@@ -132,6 +132,7 @@ impl Inner {
             if event.kind.is_audited() && !is_there {
                 self.append(head, Some(account), carrier, event)?;
             }
+            self.enqueue(account, carrier, event)?;
             through = Some(event.no);
         }
         Ok(through)

@@ -28,6 +28,7 @@ use crate::domain::ledger::LedgerRow;
 use crate::domain::usage::KeyNo;
 
 use super::codec::{Record, VALUE_BYTES_MAX, decode};
+use super::outbox;
 use super::schema::{AccountRecord, KeyRecord, part};
 use super::{Inner, Store, StoreError};
 
@@ -283,7 +284,10 @@ impl<'a> Check<'a> {
             decode::<LedgerRow>(value).map(drop)
         })?;
         self.each("plans", &trees.plans, Self::plans)?;
-        self.each("meta", &trees.meta, |_, _, _| Ok(()))?;
+        self.each("outbox", &trees.outbox, Self::waiting_event)?;
+        self.each("meta", &trees.meta, |check, _, _| {
+            outbox::endpoints(&check.inner.trees).map(drop)
+        })?;
         self.blobs();
         self.go_on()?;
         Ok(self.report)
@@ -424,7 +428,7 @@ impl<'a> Check<'a> {
             "names" => Ok(decode(value).ok()),
             "keys" => Ok(decode::<KeyRecord>(value).ok().map(|key| key.account)),
             "key_ids" => of_hash(decode(value)),
-            "meta" | "plans" => Ok(None),
+            "meta" | "outbox" | "plans" => Ok(None),
             "pieces" => Ok(part(key, 1).map(AccountKey)),
             "replay_times" => Ok(part(key, 8).map(AccountKey)),
             _ => Ok(part(key, 0).map(AccountKey)),

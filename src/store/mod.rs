@@ -28,6 +28,7 @@ mod keys;
 mod ledger;
 mod locks;
 mod memories;
+mod outbox;
 mod pieces;
 mod place;
 mod plans;
@@ -76,6 +77,7 @@ pub use keys::{ACTIVE_KEYS_MAX, KeyRow, KeyState, NewKey, Principal};
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
+pub use outbox::{DueEvent, OutboxState};
 pub use place::{Built, NewTarget, TargetError};
 pub use plans::{ApplyError, PlanInUse, PlanUse};
 pub use reopen::Reopened;
@@ -180,6 +182,7 @@ struct Inner {
     /// Accounts whose erasure somebody is working on.
     erasing: Mutex<HashSet<AccountKey>>,
     totals: Totals,
+    outbox: outbox::Outbox,
     waiting_writes: Semaphore,
     /// Whether a check runs beside writes.
     checking: AtomicBool,
@@ -456,6 +459,7 @@ impl Inner {
             Some(catalog) => catalog,
             None => Self::read_catalog(&trees, damage).map_err(recovering)?,
         };
+        let outbox = outbox::Outbox::open(&trees, damage).map_err(recovering)?;
         let inner = Self {
             committer,
             trees,
@@ -467,6 +471,7 @@ impl Inner {
             audit: Mutex::new(head),
             erasing: Mutex::default(),
             totals: Totals::default(),
+            outbox,
             waiting_writes: Semaphore::new(options.waiting_writes_max),
             checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),

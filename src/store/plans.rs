@@ -133,7 +133,7 @@ impl Store {
     pub fn plan_in_use(&self, offer: &Offer) -> Result<Option<PlanInUse>, StoreError> {
         let uses = self.plan_uses()?;
         let changes = self.catalog().changes(offer);
-        let used = changes.removed().find_map(|plan| {
+        let found = changes.removed().find_map(|plan| {
             let PlanUse { accounts, keys } = *uses.get(&plan.no())?;
             Some(PlanInUse {
                 name: plan.name().to_owned(),
@@ -141,7 +141,7 @@ impl Store {
                 keys,
             })
         });
-        Ok(used)
+        Ok(found)
     }
 
     /// Makes the offer the catalog that the database remembers, on the disk. It counts from the next opening
@@ -157,8 +157,8 @@ impl Store {
     pub fn apply(&self, offer: &Offer) -> Result<Catalog, ApplyError> {
         let inner = self.inner()?;
         let _ticket = inner.admit()?;
-        if let Some(used) = self.plan_in_use(offer)? {
-            return Err(used.into());
+        if let Some(refusal) = self.plan_in_use(offer)? {
+            return Err(refusal.into());
         }
         let before = self.catalog();
         let catalog = before.with(offer)?;

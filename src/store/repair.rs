@@ -17,10 +17,12 @@ use crate::domain::account::AccountKey;
 use crate::domain::cycle::boundary;
 use crate::domain::key::KeyHash;
 use crate::domain::usage::{KeyNo, Usage};
+use crate::domain::webhook::EndpointId;
 
 use super::check::{Counted, Problem, Progress, has_any, join_name, readable, record_name};
 use super::codec::{decode, decode_borrowed, encode, versioned};
 use super::keys::name_key;
+use super::outbox::{self, OutboxRecord};
 use super::pieces::{self, Owner};
 use super::schema::{
     AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead, Trees,
@@ -82,7 +84,8 @@ impl Repair<'_> {
         self.answers()?;
         self.answer_times()?;
         self.orphaned_pieces()?;
-        self.orphaned_aggregates()
+        self.orphaned_aggregates()?;
+        self.outbox()
     }
 
     /// Begins a write.
@@ -689,6 +692,36 @@ impl Repair<'_> {
                 Named::Pieces(revision, count)
             }),
         ))
+    }
+
+    /// Removes events that cannot be sent: what cannot be read, or waits for no endpoint.
+    fn outbox(&mut self) -> Result<(), StoreError> {
+        let trees = self.trees();
+        let endpoints = match outbox::endpoints(&trees) {
+            Err(StoreError::Corrupt(_)) => {
+                let ids = outbox::endpoints_of_events(&trees)?;
+                let list = encode(&outbox::Endpoints(ids.clone()))?;
+                self.insert(&trees.meta, outbox::ENDPOINTS, list)?;
+                let what = "the endpoints were derived from what waits for them";
+                self.done("meta", "webhooks", what);
+                ids
+            }
+            endpoints => endpoints?,
+        };
+        self.each("outbox", &trees.outbox, |repair, key, value| {
+            let is_sound = decode::<OutboxRecord>(value).is_ok_and(|record| {
+                let entry = part(key, 8);
+                key.len() == 32 && entry.is_some_and(|entry| outbox::is_in_place(entry, &record))
+            });
+            let endpoint = part(key, 0).map(EndpointId);
+            if is_sound && endpoint.is_some_and(|id| endpoints.contains(&id)) {
+                return Ok(());
+            }
+            repair.remove(&trees.outbox, key)?;
+            let name = record_name("outbox", key);
+            repair.done("outbox", name, "removed: it cannot be sent");
+            Ok(())
+        })
     }
 
     /// Removes aggregates of accounts of which nothing else is there.

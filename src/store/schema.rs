@@ -22,7 +22,8 @@
 //! | `stats_journal` | account, number of the write | [`crate::store::stats::Delta`]: changes since |
 //! | `key_intents` | account, number | [`KeyIntent`]: sign-ups, new and revoked keys under way |
 //! | `plans` | generation, number; or `head` | a plan of the catalog; which generation counts, and prices |
-//! | `meta` | name | the probe of the flush |
+//! | `outbox` | endpoint, time, id of the event | [`crate::store::outbox::OutboxRecord`]: not delivered yet |
+//! | `meta` | name | the probe of the flush, the endpoints of webhooks |
 //!
 //! Numbers in keys are big-endian and of fixed width, so that a prefix is one account's and the order
 //! is time's. No key starts with a number counted down: sled's reverse scan cannot take long runs of
@@ -68,6 +69,7 @@ pub(crate) struct Trees {
     pub stats: sled::Tree,
     pub stats_journal: sled::Tree,
     pub key_intents: sled::Tree,
+    pub outbox: sled::Tree,
     pub plans: sled::Tree,
     pub meta: sled::Tree,
 }
@@ -95,6 +97,7 @@ impl Trees {
             stats: db.open_tree("stats")?,
             stats_journal: db.open_tree("stats_journal")?,
             key_intents: db.open_tree("key_intents")?,
+            outbox: db.open_tree("outbox")?,
             plans: db.open_tree("plans")?,
             meta: db.open_tree("meta")?,
         })

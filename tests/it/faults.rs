@@ -142,6 +142,7 @@ async fn a_panic_in_a_handler_is_500() {
         backups: BackupSettings::asked_only(directory.path().join("backups")),
         rate_limits: RateLimits::OFF,
         trusted_proxies: Vec::new(),
+        webhooks: Vec::new(),
     };
     let app = App::new(store, Clock::System, settings);
     let broken = tower::service_fn(|_: http::Request<()>| async { panic!("on purpose") });

@@ -25,3 +25,4 @@ mod openapi;
 mod process;
 mod protocol;
 mod tidy;
+mod webhooks;

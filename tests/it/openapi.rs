@@ -453,10 +453,12 @@ where
         rate_limits: memoryos::app::RateLimits::OFF,
         trusted_proxies: Vec::new(),
         on_hung_disk: || {},
+        webhooks: memoryos::config::WebhookConfig::default(),
         secrets: Secrets {
             admin_key: Some(Secret::new(ADMIN_KEY)),
             admin_key_previous: None,
             api_key: None,
+            webhook_secret: None,
         },
     };
     let server = Server::start(config, Clock::System).await.unwrap();
@@ -851,6 +853,10 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     let found = c.send(check.clone(), 200, path, admin).await;
     assert_eq!(found.body["sound"], true);
     c.send(check, 403, path, keyed(key)).await;
+    let webhooks = (Method::GET, "/admin/webhooks");
+    let path = "/admin/webhooks";
+    c.send(webhooks.clone(), 200, path, admin).await;
+    c.send(webhooks, 403, path, keyed(key)).await;
     erasure_routes(c, key).await;
 }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use memoryos::app::{AdminAccess, App, BackupSettings, Failure, RateLimits, Settings};
+use memoryos::app::{
+    AdminAccess, App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint,
+};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans, Prices};
@@ -12,7 +14,7 @@ use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::audit::{audit, key_row, masked, numbers, row, same};
+use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
 use crate::model::{Account, Model, Money, Refused, Spent};
@@ -309,8 +311,14 @@ impl Sim {
             backups: BackupSettings::asked_only(self.home.path().join("backups")),
             rate_limits: RateLimits::OFF,
             trusted_proxies: Vec::new(),
+            webhooks: vec![WebhookEndpoint {
+                id: RECEIVER,
+                url: String::new(),
+            }],
         };
         let app = App::new(store.clone(), Clock::Manual(self.clock.clone()), settings);
+        let begun = app.begin_webhooks().await;
+        begun.map_err(|error| format!("webhooks do not begin: {error}"))?;
         self.service = Some((app, store));
         Ok(())
     }

@@ -34,7 +34,7 @@ use utoipa::openapi::{
     Components, ComponentsBuilder, OpenApiBuilder, PathItem, Paths, Ref, ResponsesBuilder, Server,
 };
 
-use crate::domain::plan::{Operation as PricedOperation, Plans, Prices};
+use crate::domain::plan::{Operation as Charged, Plans, Prices};
 
 use super::auth::Access;
 use super::error::Code;
@@ -222,7 +222,7 @@ fn operation(
 }
 
 /// Returns what a success of a route is charged as; `None` if it is free.
-pub(super) fn charged_as(endpoint: &Endpoint) -> Option<PricedOperation> {
+pub(super) fn charged_as(endpoint: &Endpoint) -> Option<Charged> {
     (endpoint.describe)().operation
 }
 

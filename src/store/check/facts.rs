@@ -7,9 +7,11 @@ use crate::domain::json::{self, Object};
 use crate::domain::key::KeyHash;
 use crate::domain::memory::MemoryId;
 use crate::domain::usage::{KeyNo, Usage};
+use crate::domain::webhook::EndpointId;
 
 use super::super::codec::{decode, decode_borrowed, unversioned, versioned};
 use super::super::memories::memory_id;
+use super::super::outbox::{self, OutboxRecord};
 use super::super::pieces::{self, Owner};
 use super::super::plans::read_table;
 use super::super::schema::{
@@ -374,6 +376,28 @@ impl Check<'_> {
         }
         if **value != versioned(&[]) {
             return Err(damage("its value is not the empty one"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn waiting_event(
+        &mut self,
+        key: &[u8],
+        value: &sled::IVec,
+    ) -> Result<(), StoreError> {
+        let key: [u8; 32] = exact(key)?;
+        let record: OutboxRecord = decode(value)?;
+        if !part(&key, 8).is_some_and(|entry| outbox::is_in_place(entry, &record)) {
+            return Err(damage("its time is not that of its key"));
+        }
+        // A list that cannot be read is named in `meta`.
+        let endpoints = outbox::endpoints(&self.inner.trees);
+        let is_known = |ids: Vec<_>| {
+            ids.iter()
+                .any(|id| Some(*id) == part(&key, 0).map(EndpointId))
+        };
+        if endpoints.is_ok_and(|ids| !is_known(ids)) {
+            return Err(damage("it waits for an endpoint that there is not"));
         }
         Ok(())
     }

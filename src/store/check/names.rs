@@ -6,6 +6,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::key::KeyId;
 use crate::domain::memory::MemoryId;
 
+use super::super::outbox::event_id;
 use super::super::schema::{PLANS_HEAD, part};
 
 /// Returns how a report names a record: never by an e-mail address, nor by the whole hash of a key.
@@ -22,6 +23,10 @@ pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
         "plans" => part(key, 4).map_or_else(|| hex(key), |no| u16::from_be_bytes(no).to_string()),
         "replays" => answer_name(key),
         "replay_times" => hex(key),
+        "outbox" => match part(key, 8) {
+            Some(entry) => event_id(entry),
+            None => hex(key),
+        },
         "pieces" => match key.split_first() {
             Some((tag, owner)) => join_name(&char::from(*tag).to_string(), owner),
             None => hex(key),

@@ -79,7 +79,7 @@ async fn an_applied_catalog_counts_from_the_next_opening_on() {
     for n in 1..=3 {
         add(&store, bo, 1, n, 10).await;
     }
-    let lower = offer(&[("Free", 5, 1), ("Team", 70, 7), ("Pro", 40, 2)]);
+    let lower = offer(&[("Free", 5, 1), ("Team", 70, 2), ("Pro", 40, 2)]);
     let changes = store.catalog().changes(&lower);
     assert_eq!(changes.removed().collect::<Vec<_>>(), [Plan::PREMIUM]);
     let applied = apply(&store, &lower).unwrap();
@@ -92,7 +92,7 @@ async fn an_applied_catalog_counts_from_the_next_opening_on() {
     assert!(store.catalog().changes(&lower).is_empty());
     assert_eq!(
         table(&store),
-        [(0, "Free", 5, 1), (3, "Team", 70, 7), (1, "Pro", 40, 2)]
+        [(0, "Free", 5, 1), (3, "Team", 70, 2), (1, "Pro", 40, 2)]
     );
     assert_eq!(store.catalog().prices, lower.prices);
     let terms = store.catalog().plans.least().terms();
@@ -140,7 +140,7 @@ async fn a_plan_in_use_cannot_go() {
     let on = |no: u16| uses.get(&PlanNo(no)).map(|u| (u.accounts, u.keys));
     assert_eq!((on(0), on(1), on(2)), (Some((0, 1)), Some((2, 0)), None));
     let refused = |plans: &[(&'static str, u64, u64)]| match apply(&store, &offer(plans)) {
-        Err(ApplyError::InUse(used)) => (used.name, used.accounts, used.keys),
+        Err(ApplyError::InUse(why)) => (why.name, why.accounts, why.keys),
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&[("Free", 1, 1)]), ("Pro".to_owned(), 2, 0));

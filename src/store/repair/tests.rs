@@ -12,7 +12,7 @@ use crate::store::{OpenError, Options};
 
 type Records = Vec<(&'static str, sled::IVec, sled::IVec)>;
 
-fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 13] {
+fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 14] {
     [
         ("users", &trees.users),
         ("names", &trees.names),
@@ -27,6 +27,7 @@ fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 13] {
         ("stats", &trees.stats),
         ("stats_journal", &trees.stats_journal),
         ("key_intents", &trees.key_intents),
+        ("outbox", &trees.outbox),
     ]
 }
 

@@ -4,6 +4,8 @@
 //! stands still until the test moves it. Callers are [`Actor`]s: `anonymous()`, `account(plan)`,
 //! `admin()`, `revoked_key()`.
 
+pub(crate) mod receiver;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Method};
 use memoryos::app::RateLimits;
 use memoryos::clock::{Clock, ManualClock};
-use memoryos::config::{Config, Secrets, parse_proxies};
+use memoryos::config::{Config, Secrets, WebhookConfig, parse_proxies};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans};
 use memoryos::domain::time::Timestamp;
@@ -27,6 +29,8 @@ use tokio::task::JoinHandle;
 pub(crate) const START: &str = "2026-01-15T12:00:00+00:00";
 /// The default admin key of a server on loopback.
 pub(crate) const ADMIN_KEY: &str = "admin-secret-key";
+/// What every test's webhooks are signed with.
+pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-0123456789abcdefgh";
 /// The warning under a quarter of the credits.
 pub(crate) const LOW: &str = "Low credits - less than 25% remaining";
 
@@ -48,6 +52,8 @@ pub(crate) struct Options {
     /// Off, but for tests of them.
     pub rate_limits: RateLimits,
     pub trusted_proxies: &'static str,
+    /// Who is told what happens.
+    pub webhooks: WebhookConfig,
 }
 
 impl Default for Options {
@@ -65,6 +71,7 @@ impl Default for Options {
             backups: None,
             rate_limits: RateLimits::OFF,
             trusted_proxies: "",
+            webhooks: WebhookConfig::default(),
         }
     }
 }
@@ -157,10 +164,12 @@ impl Server {
             rate_limits: options.rate_limits,
             trusted_proxies: parse_proxies(options.trusted_proxies).unwrap(),
             on_hung_disk: || {},
+            webhooks: options.webhooks.clone(),
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
                 admin_key_previous: options.admin_key_previous.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
+                webhook_secret: Some(Secret::new(WEBHOOK_SECRET)),
             },
         }
     }
@@ -180,6 +189,23 @@ impl Server {
             drop(stopped.await);
         })));
         Ok(())
+    }
+
+    /// Returns host and port.
+    pub(crate) fn address(&self) -> String {
+        self.base.trim_start_matches("http://").to_owned()
+    }
+
+    /// What the next start begins with.
+    pub(crate) fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Stops the server, and waits until it has ended.
+    pub(crate) async fn stop(mut self) {
+        self.store = None;
+        self.stop = None;
+        self.task.take().unwrap().await.unwrap().unwrap();
     }
 
     /// Stops the server and starts it again on the same directory.

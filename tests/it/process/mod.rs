@@ -25,6 +25,7 @@ mod plans;
 mod secrecy;
 mod soak;
 mod storm;
+mod webhooks;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};

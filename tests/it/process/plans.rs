@@ -176,6 +176,13 @@ fn a_first_start_applies_the_file() {
         "{}",
         index.text
     );
+    assert!(
+        index
+            .text
+            .contains("\"GET /memory - List memories (1 credit)\""),
+        "{}",
+        index.text
+    );
     let description = client
         .call("GET", "/openapi.json", &[], None)
         .expect(200)
