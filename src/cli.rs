@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod plans;
 
 use std::cell::RefCell;
@@ -44,6 +45,7 @@ Examples:
   memoryos check                              recount everything in a stopped server's data
   memoryos plans --plans plans.toml           what a file of plans and prices would change in a stopped server's data
   memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
+  memoryos admin --help                       what an admin does, on this machine, while the server is stopped
   memoryos restore a.backup --data-dir new    make a data directory of a backup
   memoryos compact                            give back the space, and the bytes, of what was deleted
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
@@ -194,6 +196,12 @@ enum Command {
     /// was interrupted is finished by running it again.
     #[command(after_help = RESTORE_HELP)]
     Restore(BackupArgs),
+    /// Do what an admin does, in a stopped server's data.
+    ///
+    /// For an operator who lost the admin key, and for users who lost all their keys. Whoever may write the
+    /// data directory may do this; the audit log calls them `operator`.
+    #[command(subcommand, after_help = admin::HELP)]
+    Admin(admin::AdminCommand),
 }
 
 /// Which backup, and where the data is.
@@ -228,6 +236,7 @@ pub fn run() -> ExitCode {
         Command::Plans(args) => plans::run(args),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
+        Command::Admin(command) => admin::run(command),
     }
 }
 

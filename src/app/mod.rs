@@ -5,6 +5,7 @@
 
 mod accounts;
 mod admin;
+mod admin_user;
 mod authenticate;
 mod backups;
 mod erasure;
@@ -28,6 +29,7 @@ use crate::store::{Debited, OpError, Store, StoreError};
 
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
+pub use admin_user::{AdjustRequest, Adjusted, Moved, Recorded};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
 pub use erasure::Receipt;

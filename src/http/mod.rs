@@ -11,6 +11,7 @@
 
 mod account;
 mod admin;
+mod admin_user;
 mod apikey;
 mod auth;
 mod client;
@@ -138,8 +139,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories"),
     endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
-    endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
+    endpoint!(GET "/admin/user/{key}" Admin false admin_user::user, "One account and its keys (admin)"),
+    endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
+    endpoint!(POST "/admin/user/{key}/credits" Admin true admin_user::adjust, "Give or take credits (admin)"),
+    endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
+    endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
+    endpoint!(PUT "/admin/user/{key}/email" Admin true admin_user::change_email, "Change an e-mail (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
@@ -165,7 +171,22 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("apikey").and(named("/apikey/{key}")))
         .unify()
         .boxed();
-    let plan = name().and(segment("plan")).and(warp::path::end()).boxed();
+    // One account: by itself, or a part of it under the last segment.
+    let of_user = |path: &'static str, last: &'static str| {
+        let part = name().and(segment(last)).and(warp::path::end());
+        resource(app, path, part.boxed())
+    };
+    let user = [
+        ("/admin/user/{key}/plan", "plan"),
+        ("/admin/user/{key}/credits", "credits"),
+        ("/admin/user/{key}/suspend", "suspend"),
+        ("/admin/user/{key}/reactivate", "reactivate"),
+        ("/admin/user/{key}/email", "email"),
+    ]
+    .into_iter()
+    .fold(named("/admin/user/{key}"), |all, (path, last)| {
+        all.or(of_user(path, last)).unify().boxed()
+    });
     let admin = segment("admin")
         .and(segment("users").and(at("/admin/users")))
         .or(segment("admin")
@@ -184,11 +205,7 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(segment("webhooks"))
             .and(at("/admin/webhooks")))
         .unify()
-        .or(segment("admin").and(segment("user")).and(
-            resource(app, "/admin/user/{key}/plan", plan)
-                .or(named("/admin/user/{key}"))
-                .unify(),
-        ))
+        .or(segment("admin").and(segment("user")).and(user))
         .unify()
         .boxed();
     let reads = segment("credits")

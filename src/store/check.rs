@@ -15,6 +15,7 @@
 
 mod count;
 mod facts;
+mod ledger;
 mod names;
 
 use std::collections::BTreeSet;
@@ -49,6 +50,8 @@ pub struct CheckReport {
     pub keys: u64,
     /// Memories of all accounts.
     pub memories: u64,
+    /// Rows of all ledgers.
+    pub ledger_rows: u64,
     /// Accounts without an active key, whose last one an admin took. That is no problem.
     pub accounts_without_key: u64,
     /// What is wrong, in the order found; [`PROBLEMS_LISTED_MAX`] at most.
@@ -94,7 +97,10 @@ impl CheckReport {
             1 => "1 problem".to_owned(),
             n => format!("{n} problems"),
         };
-        format!("{accounts} accounts, {keys} keys, {memories} memories{without}: {verdict}")
+        let rows = self.ledger_rows;
+        format!(
+            "{accounts} accounts, {keys} keys, {memories} memories, {rows} ledger rows{without}: {verdict}"
+        )
     }
 
     /// Returns how many problems are counted but not listed.
@@ -268,7 +274,11 @@ impl<'a> Check<'a> {
         self.report.keys = self.each("keys", &trees.keys, Self::key)?;
         self.each("key_ids", &trees.key_ids, Self::key_id)?;
         self.each("account_keys", &trees.account_keys, Self::account_key)?;
+        self.each("key_expiries", &trees.key_expiries, Self::key_expiry)?;
+        self.each("barred", &trees.barred, Self::barred)?;
         self.usages()?;
+        self.each("ledger", &trees.ledger, Self::ledger_owner)?;
+        self.audit()?;
         self.memories()?;
         self.each("stats", &trees.stats, Self::saved_stats)?;
         self.each("stats_journal", &trees.stats_journal, Self::journal)?;
@@ -428,9 +438,9 @@ impl<'a> Check<'a> {
             "names" => Ok(decode(value).ok()),
             "keys" => Ok(decode::<KeyRecord>(value).ok().map(|key| key.account)),
             "key_ids" => of_hash(decode(value)),
-            "meta" | "outbox" | "plans" => Ok(None),
+            "meta" | "outbox" | "plans" | "audit" => Ok(None),
             "pieces" => Ok(part(key, 1).map(AccountKey)),
-            "replay_times" => Ok(part(key, 8).map(AccountKey)),
+            "replay_times" | "key_expiries" => Ok(part(key, 8).map(AccountKey)),
             _ => Ok(part(key, 0).map(AccountKey)),
         }
     }

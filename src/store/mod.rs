@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod adjust;
 mod archive;
 mod audit;
 mod backup;
@@ -33,6 +34,7 @@ mod pieces;
 mod place;
 mod plans;
 mod recovery;
+mod rename;
 mod reopen;
 mod repair;
 mod replays;
@@ -63,6 +65,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use adjust::Adjust;
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
 pub use backup::{Backup, BackupError, BackupProgress};
 pub use backup_folder::{BackupCause, BackupFolder};

@@ -114,6 +114,8 @@ pub(crate) struct AccountRecord {
     pub active: Vec<ActiveKey>,
     /// Whether its keys are let in.
     pub standing: Standing,
+    /// Since when; `None` if it never changed.
+    pub standing_since: Option<Timestamp>,
     /// Events on their way to the audit log.
     pub events: EventTail,
 }
@@ -135,6 +137,7 @@ impl AccountRecord {
             created_at,
             active,
             standing: Standing::Good,
+            standing_since: None,
             events: EventTail::default(),
         }
     }
@@ -298,6 +301,11 @@ pub(crate) enum KeyIntent {
     },
     /// The index of suspended accounts follows the account's record.
     Bar,
+    /// An account moves to another name. Done once the account's record has it.
+    Rename {
+        from: Option<String>,
+        to: String,
+    },
 }
 
 /// A row of the audit log; its key is its number.

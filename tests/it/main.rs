@@ -11,6 +11,7 @@
 
 mod accounts;
 mod admin;
+mod admin_user;
 mod backups;
 mod credits;
 mod erasure;

@@ -25,7 +25,7 @@ const PATHS: [(&str, &str); 19] = [
     ("/stats", "GET, HEAD, OPTIONS"),
     ("/gpt-status", "GET, HEAD, OPTIONS"),
     ("/admin/users", "GET, HEAD, OPTIONS"),
-    ("/admin/user/some-key", "DELETE, OPTIONS"),
+    ("/admin/user/some-key", "GET, HEAD, DELETE, OPTIONS"),
     ("/admin/user/some-key/plan", "PUT, OPTIONS"),
     ("/admin/sync-memory-counts", "POST, OPTIONS"),
     ("/admin/backup", "POST, OPTIONS"),

@@ -52,7 +52,7 @@ impl Counted {
 
 /// A key of an account, as `account_keys` finds it; `None` if its record is not there or another's, which
 /// is named elsewhere.
-type OwnKey = (KeyNo, Option<KeyRecord>);
+pub(super) type OwnKey = (KeyNo, Option<KeyRecord>);
 
 impl Check<'_> {
     /// Compares each account's usage with its keys and its memories, the account alone.
@@ -91,6 +91,8 @@ impl Check<'_> {
         let keys = self.own_keys(account)?;
         self.rules_of_usage(account, &usage, &keys);
         self.intents(account, &usage);
+        self.ledger(account, &usage, &keys)?;
+        self.events("usage", account, &usage.events);
         let id = account.anonymous_id();
         if usage.held != counted.total {
             let (held, total) = (usage.held, counted.total);

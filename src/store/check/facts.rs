@@ -16,7 +16,7 @@ use super::super::pieces::{self, Owner};
 use super::super::plans::read_table;
 use super::super::schema::{
     AccountRecord, ActiveKey, KeyRecord, MemoryHead, PLANS_HEAD, ReplayRecord, StatsHead,
-    account_key_key, memory_key, part, replay_time_key,
+    account_key_key, expiry_key, memory_key, part, replay_time_key,
 };
 use super::super::stats::Delta;
 use super::super::usage::{decode_usage, readable_usage};
@@ -75,6 +75,8 @@ impl Check<'_> {
                 Some(_) => {}
             }
         }
+        self.standing(account, &record)?;
+        self.events("users", account, &record.events);
         if record.active.is_empty() && !self.admin_took_a_key(account)? {
             let what = "it has no active key, and no admin revoked one";
             self.problem("users", &id, what);
@@ -130,6 +132,14 @@ impl Check<'_> {
         let number = account_key_key(record.account, record.no);
         if readable(&trees.account_keys, &number)? != Some(hash) {
             self.problem("keys", id, "its number does not find it in account_keys");
+        }
+        if let (Some(end), None) = (record.expires_at, &record.revoked) {
+            let index = expiry_key(end, record.account, record.no);
+            if !trees.key_expiries.contains_key(index)? {
+                let what =
+                    "it ends, but is not in key_expiries: it would stay in its account's list";
+                self.problem("keys", id, what);
+            }
         }
         let entry = ActiveKey {
             no: record.no,

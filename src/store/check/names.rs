@@ -22,7 +22,13 @@ pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
         "plans" if key == PLANS_HEAD => "head".to_owned(),
         "plans" => part(key, 4).map_or_else(|| hex(key), |no| u16::from_be_bytes(no).to_string()),
         "replays" => answer_name(key),
-        "replay_times" => hex(key),
+        "replay_times" | "key_expiries" => hex(key),
+        "audit" => numbered("row", key, 0),
+        "ledger" => format!(
+            "{} {}",
+            account_name(key.get(..16).unwrap_or(key)),
+            numbered("row", key, 16)
+        ),
         "outbox" => match part(key, 8) {
             Some(entry) => event_id(entry),
             None => hex(key),
@@ -55,6 +61,14 @@ fn account_name(key: &[u8]) -> String {
         }
         (Some(account), None) if key.len() == 16 => account.anonymous_id(),
         _ => answer_name(key),
+    }
+}
+
+/// Names a record by the number that its key ends with.
+fn numbered(what: &str, key: &[u8], at: usize) -> String {
+    match part(key, at).map(u64::from_be_bytes) {
+        Some(no) if key.len() == at.saturating_add(8) => format!("{what} {no}"),
+        _ => hex(key),
     }
 }
 

@@ -163,7 +163,12 @@ fn kept(store: &Store) -> Vec<LedgerRow> {
 
 fn ledger(store: &Store, account: AccountKey) -> Vec<LedgerRow> {
     let mut rows = Vec::new();
-    store.ledger(account, |row| rows.push(row)).unwrap();
+    let usage = store.inner().unwrap().usage(account).unwrap();
+    let visit = |row: &LedgerRow| {
+        rows.push(row.clone());
+        ControlFlow::Continue(())
+    };
+    store.ledger(account, &usage, visit).unwrap();
     rows
 }
 
