@@ -9,6 +9,7 @@ mod admin_user;
 mod audit;
 mod authenticate;
 mod backups;
+mod erasure;
 mod failure;
 mod keys;
 mod ledger;
@@ -33,6 +34,7 @@ pub use admin::{PlanChange, Target};
 pub use admin_user::{AdjustRequest, Adjusted, Moved, Recorded};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
+pub use erasure::Receipt;
 pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
 pub use ledger::{HISTORY_DAYS_MAX, HistoryOf, LedgerRefusal, Span};
@@ -154,6 +156,11 @@ impl App {
             Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),
             Err(error) => log::warn!("removing old recorded answers failed: {error}"),
+        }
+        match self.store().finish_erasures().await {
+            Ok(0) | Err(StoreError::Unavailable | StoreError::OutcomeUnknown) => {}
+            Ok(finished) => log::info!("finished {finished} erasures that were interrupted"),
+            Err(error) => log::warn!("finishing an erasure failed: {error}"),
         }
     }
 

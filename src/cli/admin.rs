@@ -260,7 +260,6 @@ fn service(store: Store, directory: &Path) -> App {
         rate_limits: RateLimits::OFF,
         webhooks: Vec::new(),
         trusted_proxies: Vec::new(),
-        webhooks: Vec::new(),
     };
     App::new(store, Clock::System, settings)
 }

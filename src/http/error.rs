@@ -382,6 +382,10 @@ impl From<Failure> for ApiError {
                 "Plan required",
                 "Send {\"plan\": NAME}, with a name that GET /plans lists.",
             ),
+            Failure::NotConfirmed => Self::field(
+                "confirm",
+                "It must be the account's id, as /login and the admin's list say it; nothing was erased.",
+            ),
             Failure::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "Idempotency key reused",

@@ -16,6 +16,7 @@ mod apikey;
 mod audit;
 mod auth;
 mod client;
+mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -130,6 +131,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
     endpoint!(GET "/credits/history" Key(Account) false ledger::history, "Credits that came and went"),
     endpoint!(GET "/credits/statement" Key(Account) false ledger::statement, "A cycle's statement"),
+    endpoint!(DELETE "/account" Key(Account) true erasure::account, "Erase the account"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
@@ -143,6 +145,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
     endpoint!(GET "/admin/user/{key}" Admin false admin_user::user, "One account and its keys (admin)"),
+    endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(POST "/admin/user/{key}/credits" Admin true admin_user::adjust, "Give or take credits (admin)"),
     endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
     endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
@@ -227,6 +230,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("credits")
             .and(segment("statement"))
             .and(at("/credits/statement")))
+        .unify()
+        .or(segment("account").and(at("/account")))
         .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()

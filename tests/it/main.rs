@@ -15,6 +15,7 @@ mod admin_user;
 mod audit;
 mod backups;
 mod credits;
+mod erasure;
 mod faults;
 mod harness;
 mod idempotency;

@@ -901,6 +901,41 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     let path = "/admin/webhooks";
     c.send(webhooks.clone(), 200, path, admin).await;
     c.send(webhooks, 403, path, keyed(key)).await;
+    erasure_routes(c, key).await;
+}
+
+async fn erasure_routes(c: &mut Conversation, key: &str) {
+    let own = (Method::DELETE, "/account");
+    let (gone, _) = c.sign_up("gone@example.com", "Free").await;
+    let right = json!({"confirm": "gone@example.com"});
+    for (status, key, body) in [
+        (400, gone.as_str(), json!({"confirm": "ada@example.com"})),
+        (400, gone.as_str(), json!({})),
+        (400, key, right.clone()),
+        (401, "nobody's-key-0123456789", right.clone()),
+        (200, gone.as_str(), right.clone()),
+        (401, gone.as_str(), right),
+    ] {
+        c.send(own.clone(), status, "/account", |r| {
+            keyed(key)(r).json(&body)
+        })
+        .await;
+    }
+    let user = (Method::DELETE, "/admin/user/{key}");
+    let path = "/admin/user/new@example.com";
+    let right = json!({"confirm": "new@example.com", "reason": "ticket 4711"});
+    for (status, path, body) in [
+        (400, path, json!({"confirm": "new@example.com"})),
+        (400, path, json!({"confirm": "x", "reason": "r"})),
+        (404, "/admin/user/nobody", right.clone()),
+        (200, path, right.clone()),
+        (404, path, right.clone()),
+    ] {
+        c.send(user.clone(), status, path, |r| admin(r).json(&body))
+            .await;
+    }
+    c.send(user, 403, path, |r| keyed(key)(r).json(&right))
+        .await;
 }
 
 async fn admin_user_routes(c: &mut Conversation, key: &str, key_id: &str) {

@@ -9,7 +9,7 @@ use crate::harness::{Actor, Answer, Server, assert_fields, assert_time, memory};
 /// Every method that some route takes.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// Every path, with the methods it takes, as `Allow` tells them.
-const PATHS: [(&str, &str); 21] = [
+const PATHS: [(&str, &str); 22] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/health", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
@@ -20,6 +20,7 @@ const PATHS: [(&str, &str); 21] = [
     ("/credits/statement", "GET, HEAD, OPTIONS"),
     ("/admin/user/x/history", "GET, HEAD, OPTIONS"),
     ("/admin/user/x/statement", "GET, HEAD, OPTIONS"),
+    ("/account", "DELETE, OPTIONS"),
     ("/apikey/new", "POST, OPTIONS"),
     ("/apikey/list", "GET, HEAD, OPTIONS"),
     ("/apikey/some-key", "DELETE, OPTIONS"),
@@ -28,6 +29,7 @@ const PATHS: [(&str, &str); 21] = [
     ("/stats", "GET, HEAD, OPTIONS"),
     ("/gpt-status", "GET, HEAD, OPTIONS"),
     ("/admin/users", "GET, HEAD, OPTIONS"),
+    ("/admin/user/some-key", "GET, HEAD, DELETE, OPTIONS"),
     ("/admin/user/some-key/plan", "PUT, OPTIONS"),
     ("/admin/sync-memory-counts", "POST, OPTIONS"),
     ("/admin/backup", "POST, OPTIONS"),
@@ -47,7 +49,7 @@ const UNKNOWN: [&str; 16] = [
     "/apikey/",
     "/apikey/a/b",
     "/admin",
-    "/admin/user/a",
+    "/admin/user/a/b",
     "/admin/user//plan",
     "/admin/user/a/plan/",
 ];

@@ -16,6 +16,7 @@ pub(super) mod admin_user;
 pub(super) mod apikey;
 pub(super) mod audit;
 mod describe;
+pub(super) mod erasure;
 mod errors;
 mod info;
 pub(super) mod ledger;
