@@ -350,6 +350,7 @@ fn key_failure(error: OpError<KeyRefusal>) -> Failure {
             KeyRefusal::Beyond(scope) => Failure::InsufficientScope(scope),
             KeyRefusal::Outlives(end) => Failure::OutlivesMaker(end),
             KeyRefusal::MakerRevoked => Failure::KeyRevoked,
+            KeyRefusal::MakerExpired => Failure::KeyExpired,
             KeyRefusal::LastManager => Failure::LastManagingKey,
             KeyRefusal::Rotated => Failure::KeyRotated,
             KeyRefusal::NotActive => Failure::KeyNotActive,

@@ -12,7 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Payer, Share, Usage};
 
 use super::codec::{decode, encode};
-use super::schema::{KeyRecord, Standing, Trees, account_key_key};
+use super::schema::{KeyRecord, Standing, Trees, account_key_key, expiry_key};
 use super::{Inner, Ordering, Store, StoreError};
 
 /// Most active keys of an account.
@@ -305,7 +305,7 @@ fn retired_share(record: &KeyRecord, usage: &Usage) -> Option<Share> {
     Some(share)
 }
 
-/// Writes what finds a key's record: its id, its number.
+/// Writes what finds a key's record: its id, its number, the time of its end.
 pub(super) fn name_key(
     trees: &Trees,
     hash: &KeyHash,
@@ -316,5 +316,15 @@ pub(super) fn name_key(
     trees
         .account_keys
         .insert(account_key_key(record.account, record.no), hash)?;
+    index_expiry(trees, record)
+}
+
+/// Notes when a key ends, for the sweep. An entry that is not true any more stays until its time: the key's
+/// record decides.
+pub(super) fn index_expiry(trees: &Trees, record: &KeyRecord) -> Result<(), StoreError> {
+    if let Some(end) = record.expires_at.filter(|_| record.revoked.is_none()) {
+        let index = expiry_key(end, record.account, record.no);
+        trees.key_expiries.insert(index, &[])?;
+    }
     Ok(())
 }

@@ -24,7 +24,7 @@ use super::keys::name_key;
 use super::pieces::{self, Owner};
 use super::schema::{
     AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead, Trees,
-    account_key_key, part, replay_time_key,
+    account_key_key, expiry_key, part, replay_time_key,
 };
 use super::usage::{decode_usage, readable_usage};
 use super::{Inner, Store, StoreError};
@@ -226,7 +226,14 @@ impl Repair<'_> {
         let number = account_key_key(record.account, record.no);
         let by_id: Option<KeyHash> = readable(&trees.key_ids, record.id.as_str().as_bytes())?;
         let by_no: Option<KeyHash> = readable(&trees.account_keys, &number)?;
-        if (by_id, by_no) == (Some(hash), Some(hash)) || !self.is_its_accounts(hash, record)? {
+        let end = record.expires_at.filter(|_| record.revoked.is_none());
+        let index = end.map(|end| expiry_key(end, record.account, record.no));
+        let ends = match index {
+            Some(index) => trees.key_expiries.contains_key(index)?,
+            None => true,
+        };
+        let found = (by_id, by_no, ends) == (Some(hash), Some(hash), true);
+        if found || !self.is_its_accounts(hash, record)? {
             return Ok(());
         }
         let other = |found: Option<KeyHash>| match found {
@@ -258,7 +265,9 @@ impl Repair<'_> {
         };
         let lineage = record.lineage;
         let listed = owner.active.contains(&ActiveKey { no, hash, lineage });
-        let ended = record.revoked.is_some() && usage.share(no).is_none();
+        // The share of a lineage's first key stays while another of it is active.
+        let of_others = owner.active.iter().any(|key| key.lineage == no);
+        let ended = record.revoked.is_some() && (of_others || usage.share(no).is_none());
         Ok(listed || (ended && no < usage.next_key_no))
     }
 

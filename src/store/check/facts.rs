@@ -13,7 +13,7 @@ use super::super::memories::memory_id;
 use super::super::pieces::{self, Owner};
 use super::super::schema::{
     AccountRecord, ActiveKey, KeyRecord, MemoryHead, ReplayRecord, StatsHead, account_key_key,
-    memory_key, part, replay_time_key,
+    expiry_key, memory_key, part, replay_time_key,
 };
 use super::super::stats::Delta;
 use super::super::usage::{decode_usage, readable_usage};
@@ -136,6 +136,12 @@ impl Check<'_> {
             // A revoked key that is listed is named by its account.
             (Some(_), _) => {}
         }
+        if let Some(end) = record.expires_at.filter(|_| record.revoked.is_none()) {
+            let index = expiry_key(end, record.account, record.no);
+            if !trees.key_expiries.contains_key(index)? {
+                self.problem("keys", id, "the index of keys that end does not have it");
+            }
+        }
         let Some(retired) = &record.retired else {
             return Ok(());
         };
@@ -236,10 +242,25 @@ impl Check<'_> {
             ));
         }
         let by = self.key_id_of(account, head.key_no)?;
-        if by.is_some() && by != key_id {
+        if by.is_some() && by != key_id && !self.is_of_lineage(key_id, account, head.key_no)? {
             return Err(damage("its JSON names another key than its record"));
         }
         Ok(())
+    }
+
+    /// Says whether a key that is named by its id comes, by rotations, from the account's key of this number.
+    fn is_of_lineage(
+        &self,
+        key_id: Option<String>,
+        account: AccountKey,
+        first: KeyNo,
+    ) -> Result<bool, StoreError> {
+        let id = key_id.unwrap_or_default();
+        let Some(hash) = readable::<KeyHash>(&self.inner.trees.key_ids, id.as_bytes())? else {
+            return Ok(false);
+        };
+        let key = self.key_record(&hash)?;
+        Ok(key.is_some_and(|key| (key.account, key.lineage) == (account, first)))
     }
 
     /// Returns the public id of a key. `None` if it is not there, which is named elsewhere.
