@@ -478,7 +478,7 @@ fn of_credentials(failure: &Failure) -> ApiError {
                     "This needs the scope {scope}, which the key lacks. Use a key that has it."
                 ),
             )
-            .with("scope", scope.name());
+            .with("required_scope", scope.name());
         }
         Failure::AdminRequired => (
             Code::AdminRequired,

@@ -11,6 +11,8 @@ use crate::app::{App, HealthStatus, StatsReport};
 use crate::domain::time::Timestamp;
 
 use super::ENDPOINTS;
+use super::error::ApiError;
+use super::openapi::Audience;
 use super::reply::{Answer, CreditInfo, Reply, low_credits, tenths_of_percent};
 use super::request::Request;
 
@@ -43,10 +45,20 @@ pub(super) async fn index(app: App, _: Request) -> Answer {
 }
 
 /// `GET /openapi.json`.
-pub(super) async fn openapi(app: App, _: Request) -> Answer {
+pub(super) async fn openapi(app: App, request: Request) -> Answer {
+    let audience = match request.query_param("for")?.as_deref() {
+        None => Audience::Everybody,
+        Some("assistant") => Audience::Assistant,
+        Some(_) => {
+            return Err(ApiError::field(
+                "for",
+                "It must be assistant, or left out for every route.",
+            ));
+        }
+    };
     Ok(Reply::json_text(
         StatusCode::OK,
-        super::openapi::bytes(app.settings().public_url.as_deref()),
+        super::openapi::bytes(audience, app.settings().public_url.as_deref()),
     ))
 }
 

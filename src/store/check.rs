@@ -225,8 +225,8 @@ pub(super) struct Check<'a> {
     last_orphan: Option<([u8; 33], u64)>,
     /// Recorded answers that are gone while their pieces are there.
     unswept: BTreeSet<[u8; 32]>,
-    /// The key that stored the memory looked at last, and its public id if it is there.
-    last_key: Option<(AccountKey, KeyNo, Option<String>)>,
+    /// The lineage that holds the memory looked at last, the key that its JSON names, and whether that is of it.
+    last_key: Option<(AccountKey, KeyNo, String, Option<bool>)>,
 }
 
 /// What pieces belong to, and what it says of them.

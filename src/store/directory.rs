@@ -30,6 +30,10 @@ pub const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "lock";
+/// Longest wait for the lock.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// How often it is tried.
+const LOCK_TICK: Duration = Duration::from_millis(5);
 /// There while a directory may rightly have a format and no database yet.
 const NEW_FILE: &str = "NEW";
 /// How often, and after how long each time, a database that is still being closed is tried again.
@@ -166,13 +170,10 @@ impl DataDirectory {
             .write(true)
             .open(path.join(LOCK_FILE))
             .map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Locked(path.display().to_string()));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+        lock_soon(&lock).map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::Locked(path.display().to_string()),
+            TryLockError::Error(error) => failed(error),
+        })?;
         // Again, now that nobody else can change it.
         let contents = inspect(path)?;
         Ok((
@@ -463,6 +464,20 @@ fn write_file_again(path: &Path) -> io::Result<()> {
         };
         file.write_all_at(part, at)?;
         at = at.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    }
+}
+
+/// Locks the file. Waits a moment for somebody who is just letting go of it: a process that was killed, or
+/// the child of one that has not become another program yet.
+fn lock_soon(lock: &File) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_TICK);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use memoryos::clock::Clock;
 use memoryos::config::{Config, Secrets};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::Plan;
+use memoryos::http::openapi::Audience;
 use memoryos::http::{Access, Code, ENDPOINTS, openapi};
 use memoryos::server::Server;
 use reqwest::{Method, RequestBuilder};
@@ -33,7 +34,7 @@ impl Description {
     }
 
     fn made() -> Self {
-        Self::parse(&openapi::document(None))
+        Self::parse(&openapi::document(Audience::Everybody, None))
     }
 
     /// Every operation: method, path, itself.
@@ -175,7 +176,11 @@ fn the_description_is_fit_for_importers() {
     let document = &description.0;
     assert_eq!(document["openapi"], "3.1.0");
     // A GPT's Actions take no longer answer than this, and the document is one.
-    let length = openapi::document(None).chars().count();
+    let short = openapi::document(Audience::Assistant, None);
+    let length = short.chars().count();
+    let paths = serde_json::from_str::<Value>(&short).unwrap()["paths"].clone();
+    let has = |path: &str| paths.get(path).is_some();
+    assert!(has("/memory") && has("/credits") && !has("/admin/users") && !has("/apikey/new"));
     assert!(length < 100_000, "the document has {length} characters");
     assert_eq!(document["info"]["license"]["name"], "MIT");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
@@ -307,7 +312,8 @@ fn error_codes_are_the_programs() {
 /// The public URL is the one server; without it the server is where the document came from.
 #[test]
 fn servers_name_the_public_url() {
-    let of = |url| Description::parse(&openapi::document(url)).0["servers"].clone();
+    let of =
+        |url| Description::parse(&openapi::document(Audience::Everybody, url)).0["servers"].clone();
     assert_eq!(of(None), json!([{"url": "/"}]));
     assert_eq!(
         of(Some("https://memory.example.com")),
@@ -508,7 +514,7 @@ async fn open_routes(c: &mut Conversation) {
         c.answered
             .insert(("GET".to_owned(), path.to_owned(), false));
     }
-    let own = openapi::document(Some("https://memory.example.com"));
+    let own = openapi::document(Audience::Everybody, Some("https://memory.example.com"));
     assert_eq!(c.description.0, Description::parse(&own).0);
     let lost = c.send((Method::GET, ""), 404, "/nowhere", |r| r).await;
     let listed = lost.body["available_endpoints"].as_array().unwrap().len();

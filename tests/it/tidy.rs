@@ -60,7 +60,7 @@ fn arrows_point_one_way() {
         ),
         (
             "src/store",
-            &["warp::", "StatusCode", "Utc::now", "Operation::"],
+            &["warp::", "StatusCode", "Utc::now", "Prices"],
             &above_store,
         ),
         (

@@ -168,7 +168,7 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         Code::CheckInProgress => "A check is running; there is one at a time.",
         Code::KeyExpired => "The API key's time has come.",
         Code::AccountSuspended => "The operator has suspended the account.",
-        Code::InsufficientScope => "The key lacks a scope; `scope` names it.",
+        Code::InsufficientScope => "The key lacks a scope; `required_scope` names it.",
         Code::CreditsAboveOwn => {
             "More credits of a cycle than the plan, or the key that asks, has."
         }
@@ -384,6 +384,18 @@ pub(super) fn schema() -> Object {
         .property(
             "plan_max",
             text("The highest plan that the key could have (409).").build(),
+        )
+        .property(
+            "required_scope",
+            text("The scope that the key lacks (403).").build(),
+        )
+        .property(
+            "credits_max",
+            whole("The most credits of a cycle that the key could have (409)."),
+        )
+        .property(
+            "expires_at_max",
+            text("The latest end that the key could have (409).").build(),
         )
         .property(
             "scope",

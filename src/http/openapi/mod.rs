@@ -39,13 +39,36 @@ use super::{ENDPOINTS, Endpoint};
 pub(super) use describe::Described;
 pub(super) use schemas::{ActiveStatus, ServiceStatus};
 
-/// Returns the `OpenAPI` document; `servers` names `public_url` if the operator set one, else the place
+/// Whom a document is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody: it has every route.
+    Everybody,
+    /// An assistant that works with memories: it has what a key does with them, and no administration. A
+    /// GPT's Actions take 30 routes, and no longer text than 100,000 characters.
+    Assistant,
+}
+
+impl Audience {
+    fn wants(self, endpoint: &Endpoint) -> bool {
+        use crate::domain::scope::Scope::{MemoryRead, MemoryWrite};
+        match self {
+            Self::Everybody => true,
+            Self::Assistant => {
+                endpoint.access == Access::Key
+                    && matches!(endpoint.scope, None | Some(MemoryRead | MemoryWrite))
+            }
+        }
+    }
+}
+
+/// Returns the `OpenAPI` document for `audience`; `servers` names `public_url` if the operator set one, else the place
 /// that the document came from.
 #[must_use]
-pub fn document(public_url: Option<&str>) -> String {
+pub fn document(audience: Audience, public_url: Option<&str>) -> String {
     let mut paths = Paths::new();
     let mut components = fixed_components();
-    for endpoint in ENDPOINTS {
+    for endpoint in ENDPOINTS.iter().filter(|e| audience.wants(e)) {
         let Some(method) = method(endpoint) else {
             log::error!("{endpoint:?} has a method that OpenAPI does not know");
             continue;
@@ -87,10 +110,15 @@ pub fn document(public_url: Option<&str>) -> String {
 ///
 /// It is made once: a process has one public URL. Only a process with several servers, as in tests,
 /// makes it again for the others' URLs.
-pub(super) fn bytes(public_url: Option<&str>) -> Bytes {
-    static MADE: OnceLock<(Option<String>, Bytes)> = OnceLock::new();
-    let fresh = || Bytes::from(document(public_url));
-    let (of, made) = MADE.get_or_init(|| (public_url.map(str::to_owned), fresh()));
+pub(super) fn bytes(audience: Audience, public_url: Option<&str>) -> Bytes {
+    static MADE: [OnceLock<(Option<String>, Bytes)>; 2] = [OnceLock::new(), OnceLock::new()];
+    let fresh = || Bytes::from(document(audience, public_url));
+    let [everybody, assistant] = &MADE;
+    let slot = match audience {
+        Audience::Everybody => everybody,
+        Audience::Assistant => assistant,
+    };
+    let (of, made) = slot.get_or_init(|| (public_url.map(str::to_owned), fresh()));
     if of.as_deref() == public_url {
         made.clone()
     } else {

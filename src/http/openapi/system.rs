@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 use utoipa::ToSchema;
+use utoipa::openapi::{ObjectBuilder, Type};
 
 use super::super::system::{GptStatusJson, HealthJson, IndexJson, StatsJson};
 use super::describe::Described;
@@ -47,6 +48,14 @@ pub(in crate::http) fn openapi() -> Described {
         SYSTEM,
         "getApiDescription",
         "This document: every route, status, header and field of the API, as OpenAPI 3.1.",
+    )
+    .query(
+        "for",
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(["assistant"]))
+            .build(),
+        "`assistant`: only what a key does with memories, short enough for a GPT's Actions.",
     )
     .answers::<DocumentJson>(
         StatusCode::OK,

@@ -241,47 +241,44 @@ impl Check<'_> {
                 "its JSON has another category, type, time or success than its record",
             ));
         }
-        let by = self.key_id_of(account, head.key_no)?;
-        if by.is_some() && by != key_id && !self.is_of_lineage(key_id, account, head.key_no)? {
+        if let Some(named) = key_id
+            && self.lineage_of(account, head.key_no, &named)? == Some(false)
+        {
             return Err(damage("its JSON names another key than its record"));
         }
         Ok(())
     }
 
-    /// Says whether a key that is named by its id comes, by rotations, from the account's key of this number.
-    fn is_of_lineage(
-        &self,
-        key_id: Option<String>,
+    /// Says whether the key with this id is of a lineage of the account. `None` if the lineage's first key is
+    /// not there, which is named elsewhere.
+    fn lineage_of(
+        &mut self,
         account: AccountKey,
-        first: KeyNo,
-    ) -> Result<bool, StoreError> {
-        let id = key_id.unwrap_or_default();
-        let Some(hash) = readable::<KeyHash>(&self.inner.trees.key_ids, id.as_bytes())? else {
-            return Ok(false);
-        };
-        let key = self.key_record(&hash)?;
-        Ok(key.is_some_and(|key| (key.account, key.lineage) == (account, first)))
-    }
-
-    /// Returns the public id of a key. `None` if it is not there, which is named elsewhere.
-    fn key_id_of(&mut self, account: AccountKey, no: KeyNo) -> Result<Option<String>, StoreError> {
-        if let Some((a, n, id)) = &self.last_key
-            && (*a, *n) == (account, no)
+        lineage: KeyNo,
+        id: &str,
+    ) -> Result<Option<bool>, StoreError> {
+        if let Some((a, l, i, is_of)) = &self.last_key
+            && (*a, *l, i.as_str()) == (account, lineage, id)
         {
-            return Ok(id.clone());
+            return Ok(*is_of);
         }
-        let hash = readable(
-            &self.inner.trees.account_keys,
-            &account_key_key(account, no),
-        )?;
-        let record = match hash {
-            Some(hash) => self.key_record(&hash)?,
-            None => None,
+        let trees = &self.inner.trees;
+        let found = |hash: Option<KeyHash>| match hash {
+            Some(hash) => self.key_record(&hash),
+            None => Ok(None),
         };
-        let record = record.filter(|record| record.account == account && record.no == no);
-        let id = record.map(|record| record.id.to_string());
-        self.last_key = Some((account, no, id.clone()));
-        Ok(id)
+        let first = found(readable(
+            &trees.account_keys,
+            &account_key_key(account, lineage),
+        )?)?;
+        let named = found(readable(&trees.key_ids, id.as_bytes())?)?;
+        let is_first = |key: &KeyRecord| (key.account, key.no) == (account, lineage);
+        let is_of = first.filter(is_first).map(|first| {
+            let same_lineage = |key: KeyRecord| (key.account, key.lineage) == (account, lineage);
+            first.id.as_str() == id || named.is_some_and(same_lineage)
+        });
+        self.last_key = Some((account, lineage, id.to_owned(), is_of));
+        Ok(is_of)
     }
 
     pub(super) fn saved_stats(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
