@@ -105,9 +105,12 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
+    endpoint!(GET "/whoami" Key false account::whoami, "Say what a key is and may do"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
+    endpoint!(PATCH "/apikey/{key}" KeyOrAdmin(Keys) true apikey::change, "Change an API key"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
+    endpoint!(POST "/apikey/{key}/rotate" KeyOrAdmin(Keys) true apikey::rotate, "Rotate an API key"),
     endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories (1 credit)"),
     endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory (2 credits)"),
     endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory (1 credit)"),
@@ -132,6 +135,7 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
     let memory = segment("memory")
         .and(at("/memory").or(named("/memory/{id}")).unify())
         .boxed();
+    let rotate = name().and(segment("rotate")).and(warp::path::end()).boxed();
     let apikey = segment("apikey")
         .and(segment("new").and(at("/apikey/new")))
         .or(segment("apikey")
@@ -139,6 +143,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/apikey/list")))
         .unify()
         .or(segment("apikey").and(named("/apikey/{key}")))
+        .unify()
+        .or(segment("apikey").and(resource(app, "/apikey/{key}/rotate", rotate)))
         .unify()
         .boxed();
     let plan = name().and(segment("plan")).and(warp::path::end()).boxed();
@@ -165,6 +171,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .boxed();
     let reads = segment("credits")
         .and(at("/credits"))
+        .or(segment("whoami").and(at("/whoami")))
+        .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()
         .or(segment("gpt-status").and(at("/gpt-status")))

@@ -7,7 +7,7 @@
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::plan::Plan;
-use crate::domain::scope::Scopes;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Payer, Share, Usage};
 
@@ -105,6 +105,17 @@ pub struct KeyRow {
     pub expired: bool,
     /// The counters of its lineage, as of the account's current cycle.
     pub share: Share,
+}
+
+impl KeyRow {
+    /// Returns what it may do now: one that was rotated manages no keys.
+    #[must_use]
+    pub const fn scopes_now(&self) -> Scopes {
+        match self.successor {
+            Some(_) => self.scopes.without(Scope::Keys),
+            None => self.scopes,
+        }
+    }
 }
 
 impl Store {

@@ -37,7 +37,7 @@ use super::error::Code;
 use super::{ENDPOINTS, Endpoint};
 
 pub(super) use describe::Described;
-pub(super) use schemas::{ActiveStatus, ServiceStatus};
+pub(super) use schemas::{ActiveStatus, ScopeName, ServiceStatus};
 
 /// Whom a document is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
