@@ -909,13 +909,13 @@ fn key_due(key: &[u8]) -> Option<(AccountKey, KeyNo)> {
 }
 
 fn is_active(key: &KeyRecord, now: Timestamp) -> Result<(), KeyRefusal> {
+    if key.successor.is_some() {
+        return Err(KeyRefusal::Rotated);
+    }
     if key.revoked.is_some() || key.expires_at.is_some_and(|end| end <= now) {
         return Err(KeyRefusal::NotActive);
     }
-    match key.successor {
-        Some(_) => Err(KeyRefusal::Rotated),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn by_of(actor: &Actor) -> String {

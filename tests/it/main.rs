@@ -17,6 +17,7 @@ mod faults;
 mod harness;
 mod idempotency;
 mod import;
+mod key_rights;
 mod keys;
 mod memories;
 mod openapi;
