@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use memoryos::domain::plan::{Plan, PlanNo};
+use memoryos::domain::scope::Scopes;
 use memoryos::domain::time::Timestamp;
 use memoryos::domain::usage::Balance;
 use memoryos::store::{KeyRow, PageStart, Stats, Store};
@@ -63,6 +64,11 @@ pub(crate) struct Row {
     description: String,
     created: Micros,
     revoked: Option<Micros>,
+    expired: bool,
+    expires: Option<Micros>,
+    scopes: Scopes,
+    successor: Option<String>,
+    credits: Option<u64>,
     cap: Option<PlanNo>,
     used: u64,
     ever: u64,
@@ -77,6 +83,11 @@ pub(crate) fn row(key: &KeyRow) -> Row {
         description: key.description.clone(),
         created: key.created_at.micros(),
         revoked: key.ended_at.map(Timestamp::micros),
+        expired: key.expired,
+        expires: key.expires_at.map(Timestamp::micros),
+        scopes: key.scopes,
+        successor: key.successor.as_ref().map(ToString::to_string),
+        credits: key.share.credits_cap,
         cap: key.share.cap,
         used: key.share.used,
         ever: key.share.used_ever,
@@ -86,18 +97,23 @@ pub(crate) fn row(key: &KeyRow) -> Row {
 }
 
 pub(crate) fn key_row(account: &Account, at: usize, now: Micros) -> Row {
-    let key = &account.keys[at];
+    let (key, first) = (&account.keys[at], account.first(at));
     Row {
         id: key.id.clone(),
         masked: masked(&key.secret),
         description: key.description.to_owned(),
         created: key.created,
-        revoked: key.revoked,
-        cap: key.cap.map(Plan::no),
+        revoked: key.ended(now),
+        expired: key.expired || (key.revoked.is_none() && key.ended(now).is_some()),
+        expires: key.expires,
+        scopes: key.scopes,
+        successor: key.successor.clone(),
+        credits: first.credits,
+        cap: first.cap.map(Plan::no),
         used: account.used(at, now),
-        ever: key.spent.ever,
+        ever: first.spent.ever,
         held: account.held(at),
-        last: key.spent.last,
+        last: first.spent.last,
     }
 }
 
