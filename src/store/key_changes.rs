@@ -508,7 +508,8 @@ impl Inner {
         let before = users.active.len();
         self.count_keys(before, before.saturating_add(left));
         steps.complete();
-        let usage = self.usage(account)?;
+        let mut usage = self.usage(account)?;
+        usage.roll_over(now);
         let (_, old) = self.key_called(id)?;
         Ok((
             self.key_row(record, &usage, now)?,
