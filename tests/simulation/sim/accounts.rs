@@ -53,7 +53,7 @@ impl Sim {
             email,
             plan,
             (&key, &made.secret),
-            None,
+            &Asked::default(),
             false,
         )
     }
@@ -66,13 +66,13 @@ impl Sim {
         email: Option<&str>,
         plan: Plan,
         (key, secret): (&KeyRow, &Secret),
-        credits: Option<u64>,
+        asked: &Asked,
         by_admin: bool,
     ) -> Step {
         let first = Given {
             cap: None,
-            credits,
-            scopes: Scopes::ALL,
+            credits: asked.credits.flatten(),
+            scopes: asked.scopes.unwrap_or(Scopes::ALL),
             expires: None,
         };
         let (now, granted) = (self.now, crate::model::terms(plan).0);
@@ -183,7 +183,7 @@ impl Sim {
                 email,
                 plan,
                 (&made.key, &made.secret),
-                asked.credits.flatten(),
+                asked,
                 true,
             );
         };
