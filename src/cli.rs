@@ -1,5 +1,8 @@
 //! The command line.
 
+mod admin;
+mod plans;
+
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,11 +14,13 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, DataArgs, Secrets, ServeArgs};
 use crate::import::ImportArgs;
 use crate::progress::Bar;
-use crate::server::{Server, StartError};
+use crate::server::Server;
 use crate::store::{
     self, CheckReport, Health, OpenError, Options, Problem, Progress, RestoreStep, Store,
     StoreError,
 };
+
+use plans::PlansArgs;
 
 /// The release and the commit it was built from.
 pub const VERSION: &str = concat!(
@@ -36,13 +41,16 @@ Examples:
   memoryos serve --host 0.0.0.0 --port 8080   serve every network (set ADMIN_KEY)
   memoryos import --help                      take over the old program's files
   memoryos check                              recount everything in a stopped server's data
+  memoryos plans --plans plans.toml           what a file of plans and prices would change in a stopped server's data
   memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
+  memoryos admin --help                       what an admin does, on this machine, while the server is stopped
   memoryos restore a.backup --data-dir new    make a data directory of a backup
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
 Secrets come from the environment or a file, never from a flag:
   ADMIN_KEY, ADMIN_KEY_FILE   the admin key, 32 characters or more off loopback
   JAVLIN_API_KEY              a key of the built-in account `default` (12 to 128 characters)
+  WEBHOOK_SECRET              what webhooks are signed with, 32 to 256 characters
   RUST_LOG                    what the log shows: error, warn, info (default), debug
 
 Exit codes: 0 stopped or done, 1 the machine or the data does not allow it, 2 a setting is wrong.";
@@ -71,6 +79,17 @@ Examples:
 
 The whole file is proved before anything is written. A restore also gives back
 the space of deleted memories: stop the server, back up, restore, move.";
+
+const PLANS_HELP: &str = "\
+Examples:
+  memoryos plans --data-dir ./data                              the plans, prices, and who is on each plan
+  memoryos plans --data-dir ./data --plans plans.toml           what the file would change
+  memoryos plans --data-dir ./data --plans plans.toml --apply   apply it
+  curl http://127.0.0.1:5000/plans                              the plans of a server that runs
+
+A plan is known by its name. One that an account is on, or that caps an active
+key, cannot go: that ends with 2 and names it. What a file looks like is in the
+README, \"Plans and prices\".";
 
 const CHECK_HELP: &str = "\
 Examples:
@@ -126,6 +145,9 @@ enum Command {
         #[command(flatten)]
         data: DataArgs,
     },
+    /// Show the plans and prices of a stopped server, what a file would change, and apply it.
+    #[command(after_help = PLANS_HELP)]
+    Plans(PlansArgs),
     /// Write all data of a stopped server to one new file.
     ///
     /// Settles what a crash left, as a start does, and changes nothing else. POST /admin/backup does the
@@ -138,6 +160,12 @@ enum Command {
     /// was interrupted is finished by running it again.
     #[command(after_help = RESTORE_HELP)]
     Restore(BackupArgs),
+    /// Do what an admin does, in a stopped server's data.
+    ///
+    /// For an operator who lost the admin key, and for users who lost all their keys. Whoever may write the
+    /// data directory may do this; the audit log calls them `operator`.
+    #[command(subcommand, after_help = admin::HELP)]
+    Admin(admin::AdminCommand),
 }
 
 /// Which backup, and where the data is.
@@ -163,8 +191,10 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Import { files, data } => import(&files, &data),
         Command::Check { repair, data } => check(&data, repair),
+        Command::Plans(args) => plans::run(args),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
+        Command::Admin(command) => admin::run(command),
     }
 }
 
@@ -413,7 +443,7 @@ fn serve(args: ServeArgs) -> ExitCode {
                 let ended = server.run(stop).await;
                 ended.map_or_else(|error| fail(EXIT_FAILURE, &error), |()| ExitCode::SUCCESS)
             }
-            Err(error @ StartError::Host { .. }) => fail(EXIT_USAGE, &error),
+            Err(error) if error.is_of_setting() => fail(EXIT_USAGE, &error),
             Err(error) => fail(EXIT_FAILURE, &error),
         }
     });

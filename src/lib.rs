@@ -7,9 +7,10 @@
 //! | [`app`] | the use cases | 3 |
 //! | [`http`] | routes, credentials, bodies, answers | 4 |
 //! | [`server`] | listening, serving, stopping | 5 |
-//! | [`import`] | the old program's files | 6 |
-//! | [`config`], [`cli`], [`telemetry`], [`progress`], [`clock`] | settings, commands, the log, bars, the time | 7 |
-//! | `fuzzing` | what must hold for any bytes; built for tests and `cargo fuzz` only | 8 |
+//! | [`webhooks`] | events sent to the operator's own services | 6 |
+//! | [`import`] | the old program's files | 7 |
+//! | [`config`], [`cli`], [`telemetry`], [`progress`], [`clock`] | settings, commands, the log, bars, the time | 8 |
+//! | `fuzzing` | what must hold for any bytes; built for tests and `cargo fuzz` only | 9 |
 //!
 //! `ARCHITECTURE.md` has the map, what is absent, and one request walked through.
 
@@ -31,7 +32,9 @@ pub mod domain;
 pub mod fuzzing;
 pub mod http;
 pub mod import;
+pub mod plans_file;
 pub mod progress;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;

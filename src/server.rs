@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,13 +17,19 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, BackupSettings, Failure, Settings};
+use crate::app::{App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::domain::plan::Prices;
+use crate::config::{Config, ConfigError, WebhookConfig, signup_plans};
+use crate::domain::catalog::{Catalog, Offer};
+use crate::domain::key::Secret;
+use crate::domain::plan::Plan;
 use crate::http;
 use crate::import;
-use crate::store::{BACKUPS_FOLDER, BackupFolder, OpenError, Options, Reopened, Store, StoreError};
+use crate::store::{
+    ApplyError, BACKUPS_FOLDER, BackupFolder, OpenError, Opened, Options, PlanInUse, Reopened,
+    Store, StoreError,
+};
+use crate::webhooks::{Courier, Endpoint, Schedule, Senders};
 
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -74,6 +80,31 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A setting does not fit the table of plans.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
+    /// The file of plans leaves out a plan that is used.
+    #[error("--plans (PLANS) {file}: {source}")]
+    PlanInUse {
+        /// The file.
+        file: String,
+        /// Which plan, and by whom.
+        source: PlanInUse,
+    },
+    /// The file of plans is not what the data directory has.
+    #[error(
+        "--plans (PLANS) {file} is not what {directory} has; nothing was changed. See what it changes with \
+         `memoryos plans --data-dir {directory} --plans {file}`, apply it by adding --apply, or leave --plans out"
+    )]
+    PlansDiffer {
+        /// The file.
+        file: String,
+        /// The data directory.
+        directory: String,
+    },
+    /// The first table of plans could not be written.
+    #[error("the file of plans cannot be applied: {0}")]
+    Apply(#[from] ApplyError),
     /// The folder for backups cannot be made.
     #[error("--backup-dir (BACKUP_DIR) {path} cannot be made: {source}")]
     BackupDir {
@@ -82,12 +113,29 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// TLS cannot be set up.
+    #[error("webhooks cannot be sent: {0}")]
+    Webhooks(io::Error),
     /// The operator's key could not be made.
     #[error("JAVLIN_API_KEY cannot be made a key: {0}")]
     DefaultKey(String),
     /// Opening was interrupted.
     #[error("opening the store was interrupted; see the log")]
     Failed,
+}
+
+impl StartError {
+    /// Says whether a setting is to blame and not the machine.
+    #[must_use]
+    pub const fn is_of_setting(&self) -> bool {
+        matches!(
+            self,
+            Self::Host { .. }
+                | Self::Setting(_)
+                | Self::PlanInUse { .. }
+                | Self::PlansDiffer { .. }
+        )
+    }
 }
 
 /// Why the server ended otherwise than it was asked to.
@@ -116,6 +164,21 @@ pub struct Server {
     connections_max: usize,
     idle: Duration,
     drain: Duration,
+    webhooks: Option<Webhooks>,
+}
+
+/// What sends webhooks, before it begins.
+#[derive(Debug)]
+struct Webhooks {
+    courier: Courier,
+    endpoints: Vec<Endpoint>,
+    schedule: Schedule,
+}
+
+impl Webhooks {
+    fn start(self, app: &App) -> Senders {
+        Senders::start(app, &self.courier, self.endpoints, &self.schedule)
+    }
 }
 
 impl Server {
@@ -152,24 +215,41 @@ impl Server {
             ..Options::default()
         };
         let data_dir = config.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir, options)).await;
+        let (plans, names) = (config.plans.clone(), config.signup_plans.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            open(&data_dir, options, plans.as_ref(), names.as_deref())
+        });
+        let opened = opening.await;
         let (store, opened) = opened.map_err(|_| StartError::Failed)??;
+        let catalog = store.catalog();
+        let signup_plans = signup_plans(config.signup_plans.as_deref(), catalog.plans)?;
         // Not before the data directory is one: the folder may lie in it.
         let backups = backup_settings(&config)?;
-        announce(&config, local, &store, &opened, admin_state);
+        announce(&config, local, &store, &opened, admin_state, &signup_plans);
         if matches!(admin, crate::app::AdminAccess::LoopbackDefault) {
             log::warn!(
                 "the admin key is the default one; set ADMIN_KEY before others reach this server"
             );
         }
         let settings = Settings {
-            plans: options.plans,
-            prices: Prices::SEED,
-            signup_plans: config.signup_plans,
+            plans: catalog.plans,
+            prices: catalog.prices,
+            signup_plans,
             admin,
             body_bytes_max: config.body_bytes_max,
             public_url: config.public_url,
             backups,
+            rate_limits: config.rate_limits,
+            trusted_proxies: config.trusted_proxies,
+            webhooks: config
+                .webhooks
+                .endpoints
+                .iter()
+                .map(|endpoint| WebhookEndpoint {
+                    id: endpoint.id(),
+                    url: endpoint.to_string(),
+                })
+                .collect(),
         };
         let app = App::new(store.clone(), clock, settings);
         if let Some(key) = &config.secrets.api_key {
@@ -183,6 +263,7 @@ impl Server {
                 Err(failure) => return Err(StartError::DefaultKey(failure.to_string())),
             }
         }
+        let webhooks = begin_webhooks(&app, config.webhooks, config.secrets.webhook_secret).await?;
         let (connections_max, idle, drain) = (config.connections_max, config.idle, config.drain);
         Ok(Self {
             listener,
@@ -191,6 +272,7 @@ impl Server {
             connections_max,
             idle,
             drain,
+            webhooks,
         })
     }
 
@@ -223,7 +305,9 @@ impl Server {
             connections_max,
             idle,
             drain,
+            webhooks,
         } = self;
+        let senders = webhooks.map(|webhooks| webhooks.start(&app));
         let sweeper = tokio::spawn(sweep(app.clone()));
         let backups = tokio::spawn(back_up(app.clone()));
         let routes = warp::service(http::routes(&app));
@@ -248,8 +332,8 @@ impl Server {
                 accepted = listener.accept() => accepted,
                 ended = &mut end => break ended,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     log::warn!("accepting a connection failed: {error}");
                     // Too many open files is the usual cause; trying at once would spin.
@@ -268,7 +352,7 @@ impl Server {
                         let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
                     }
                     let (request, rest) = http::keep_rest(request);
-                    let answer = http::answer(app, routes, request).await;
+                    let answer = http::answer(app, routes, request, peer.ip()).await;
                     rest.throw_away();
                     drop(under_way);
                     answer
@@ -293,10 +377,7 @@ impl Server {
         } else {
             drain
         };
-        let drained = tokio::time::timeout(drain.saturating_sub(FLUSH_WAIT), graceful.shutdown());
-        if drained.await.is_err() {
-            log::warn!("connections were still open after the drain time; they are cut");
-        }
+        let_end(graceful, senders, drain.saturating_sub(FLUSH_WAIT)).await;
         sweeper.abort();
         backups.abort();
         app.stop_backups();
@@ -309,6 +390,20 @@ impl Server {
             .inspect_err(|error| log::error!("the last flush failed: {error}"))?;
         log::info!("stopped, everything is on the disk");
         Ok(())
+    }
+}
+
+/// Lets requests and deliveries under way end, within this time.
+async fn let_end(graceful: GracefulShutdown, senders: Option<Senders>, limit: Duration) {
+    let drained = tokio::time::timeout(limit, graceful.shutdown());
+    let sent = async {
+        if let Some(senders) = senders {
+            senders.stop(limit).await;
+        }
+    };
+    let (drained, ()) = tokio::join!(drained, sent);
+    if drained.is_err() {
+        log::warn!("connections were still open after the drain time; they are cut");
     }
 }
 
@@ -373,6 +468,76 @@ async fn keep_open(store: Store) -> EndError {
             wait = wait.saturating_mul(2).min(REOPEN_WAIT_MAX);
         }
     }
+}
+
+/// Says to the store where events go. Returns what sends them; `None` if nobody is to be told.
+async fn begin_webhooks(
+    app: &App,
+    config: WebhookConfig,
+    secret: Option<Secret>,
+) -> Result<Option<Webhooks>, StartError> {
+    match app.begin_webhooks().await {
+        Ok(()) => {}
+        Err(Failure::StorageUnavailable { .. } | Failure::StorageFull) => log::error!(
+            "the webhooks are not the ones that are set, since nothing can be written: make space on the disk \
+             and start again"
+        ),
+        Err(failure) => {
+            let error = io::Error::other(failure.to_string());
+            return Err(StartError::Webhooks(error));
+        }
+    }
+    let Some(secret) = secret.filter(|_| !config.endpoints.is_empty()) else {
+        return Ok(None);
+    };
+    for (number, endpoint) in (1..).zip(&config.endpoints) {
+        log::info!("webhook {number}: {}", endpoint.authority());
+    }
+    let courier = Courier::new(secret, config.allow_private).map_err(StartError::Webhooks)?;
+    Ok(Some(Webhooks {
+        courier,
+        endpoints: config.endpoints,
+        schedule: config.schedule,
+    }))
+}
+
+/// Opens the store, and holds the file of plans against the table that it remembers. To a store that nobody has
+/// used yet the file is applied; else it changes nothing, since what it means is to be seen first.
+fn open(
+    directory: &Path,
+    options: Options,
+    plans: Option<&(PathBuf, Offer)>,
+    signup_names: Option<&[String]>,
+) -> Result<(Store, Opened), StartError> {
+    // Before the directory is made, or a file applied: a wrong setting leaves no trace.
+    let sold = match plans {
+        Some((_, offer)) => Catalog::seed().with(offer).ok(),
+        None => (!crate::store::holds_data(directory)).then_some(Catalog::seed()),
+    };
+    if let Some(catalog) = sold {
+        signup_plans(signup_names, catalog.plans)?;
+    }
+    let (store, opened) = Store::open(directory, options)?;
+    let Some((file, offer)) = plans else {
+        return Ok((store, opened));
+    };
+    if store.catalog().changes(offer).is_empty() {
+        return Ok((store, opened));
+    }
+    let file = file.display().to_string();
+    if store.is_untouched().map_err(ApplyError::Store)? {
+        store.apply(offer)?;
+        log::info!("the plans and prices of {file} are applied");
+        // A process has one table of plans: the store is opened anew with this one.
+        drop(store);
+        let (store, _) = Store::open(directory, options)?;
+        return Ok((store, opened));
+    }
+    if let Some(source) = store.plan_in_use(offer).map_err(ApplyError::Store)? {
+        return Err(StartError::PlanInUse { file, source });
+    }
+    let directory = directory.display().to_string();
+    Err(StartError::PlansDiffer { file, directory })
 }
 
 async fn sweep(app: App) {
@@ -479,6 +644,7 @@ fn announce(
     store: &Store,
     opened: &crate::store::Opened,
     admin: &str,
+    signup_plans: &[Plan],
 ) {
     let health = store.health();
     log::info!("MemoryOS {} listens on http://{local}", crate::cli::VERSION);
@@ -510,6 +676,7 @@ fn announce(
         );
     }
     log::info!("admin: {admin}");
+    announce_limits(config);
     if let Some(every) = config.backup_every {
         let minutes = every.as_secs() / 60;
         log::info!(
@@ -517,7 +684,8 @@ fn announce(
             config.backup_keep
         );
     }
-    let plans: Vec<&str> = config.signup_plans.iter().map(|plan| plan.name()).collect();
+    log::info!("plans: {}", store.catalog().plans.names());
+    let plans: Vec<&str> = signup_plans.iter().map(|plan| plan.name()).collect();
     if plans.is_empty() {
         log::info!("sign-up: closed");
     } else {
@@ -529,6 +697,42 @@ fn announce(
         log::warn!(
             "the old program's files are here, and {directory} holds no account. To take them over: stop \
              this server; if still nobody has signed up, remove {directory}; run: {command}"
+        );
+    }
+}
+
+/// Tells of the limits against abuse: that there are none is worth a warning.
+fn announce_limits(config: &Config) {
+    let limits = &config.rate_limits;
+    if *limits == RateLimits::OFF {
+        log::warn!(
+            "rate limits: all off, so that anybody can sign up and guess keys without end; set RATE_LIMITS=on \
+             before others reach this server"
+        );
+        return;
+    }
+    let told = |limit: u32| match limit {
+        0 => "off".to_owned(),
+        limit => limit.to_string(),
+    };
+    log::info!(
+        "rate limits: sign-up {} an hour and {} a day from an address, {} an hour in all; {} wrong keys a minute \
+         from an address; {} free requests a minute for an account",
+        told(limits.signup_hour),
+        told(limits.signup_day),
+        told(limits.signup_global),
+        told(limits.auth_failures),
+        told(limits.free_routes),
+    );
+    if !config.trusted_proxies.is_empty() {
+        let networks: Vec<String> = config
+            .trusted_proxies
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        log::info!(
+            "addresses of clients are taken from proxies in {}",
+            networks.join(", ")
         );
     }
 }

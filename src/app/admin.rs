@@ -82,7 +82,7 @@ impl App {
         })
     }
 
-    fn target(&self, target: &Target) -> Result<Option<AccountKey>, Failure> {
+    pub(super) fn target(&self, target: &Target) -> Result<Option<AccountKey>, Failure> {
         let now = self.now();
         let key = match target {
             Target::KeyId(id) => {

@@ -11,8 +11,13 @@ pub const DEFAULT_ADMIN_KEY: &str = "admin-secret-key";
 /// Who is the admin.
 #[derive(Debug)]
 pub enum AdminAccess {
-    /// Whoever has this key.
-    Key(Secret),
+    /// Whoever has one of these keys.
+    Key {
+        /// The key.
+        current: Secret,
+        /// The one before, while it is being replaced.
+        previous: Option<Secret>,
+    },
     /// Whoever has [`DEFAULT_ADMIN_KEY`] and calls from this machine without a proxy.
     LoopbackDefault,
     /// Nobody, until the operator sets a key.
@@ -69,10 +74,19 @@ impl App {
         let default = Secret::new(DEFAULT_ADMIN_KEY);
         match &self.settings().admin {
             AdminAccess::Disabled => Err(Failure::AdminDisabled),
-            AdminAccess::Key(key) if proof.key.same_as(key) => Ok(()),
+            AdminAccess::Key { current, previous } => {
+                // Both are compared each time: the time tells nothing of which is near.
+                let is_current = proof.key.same_as(current);
+                let is_previous = previous.as_ref().is_some_and(|key| proof.key.same_as(key));
+                if is_current | is_previous {
+                    Ok(())
+                } else {
+                    Err(Failure::AdminRequired)
+                }
+            }
             AdminAccess::LoopbackDefault if !proof.is_local => Err(Failure::AdminDisabled),
             AdminAccess::LoopbackDefault if proof.key.same_as(&default) => Ok(()),
-            AdminAccess::Key(_) | AdminAccess::LoopbackDefault => Err(Failure::AdminRequired),
+            AdminAccess::LoopbackDefault => Err(Failure::AdminRequired),
         }
     }
 
@@ -81,7 +95,7 @@ impl App {
     pub fn missing_admin_key(&self) -> Failure {
         match self.settings().admin {
             AdminAccess::Disabled => Failure::AdminDisabled,
-            AdminAccess::Key(_) | AdminAccess::LoopbackDefault => Failure::AdminRequired,
+            AdminAccess::Key { .. } | AdminAccess::LoopbackDefault => Failure::AdminRequired,
         }
     }
 }

@@ -232,6 +232,9 @@ mod tests {
                     every,
                     keep: 3,
                 },
+                rate_limits: crate::app::RateLimits::OFF,
+                trusted_proxies: Vec::new(),
+                webhooks: Vec::new(),
             };
             App::new(store, Clock::Manual(clock.clone()), settings)
         }

@@ -8,6 +8,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Balance, Refusal};
 use crate::store::{CheckRefusal, StoreError};
 
+use super::limits::Exceeded;
+
 /// Why a request was not done. `http` gives each a status, a code and words.
 #[derive(Debug)]
 pub enum Failure {
@@ -89,6 +91,8 @@ pub enum Failure {
     BackupInProgress,
     /// A check is running.
     CheckInProgress,
+    /// Too many requests of a kind.
+    RateLimited(Exceeded),
     /// Too many writes wait.
     Overloaded,
     /// Nothing can be written. `outcome_unknown`: this write may or may not be there later.

@@ -6,9 +6,7 @@ use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::KeyNo;
-use crate::store::{
-    AccountRow, KeyChange, KeyRefusal, KeyRow, OpError, Principal, StoreError, Successor,
-};
+use crate::store::{AccountRow, KeyChange, KeyRefusal, KeyRow, OpError, Principal, Successor};
 
 use super::{App, Caller, Failure, KeyLimits, SignedUp, new_key};
 
@@ -288,18 +286,7 @@ impl App {
         principal: &Principal,
         revoked_too: bool,
     ) -> Result<(AccountRow, Vec<KeyRow>), Failure> {
-        let (account, now) = (principal.account, self.now());
-        self.blocking(move |store| {
-            let row = store.account(account, now)?;
-            let row = row.ok_or_else(|| StoreError::Corrupt("a key has no account".to_owned()))?;
-            let keys = if revoked_too {
-                store.keys(account, now)?
-            } else {
-                row.keys.clone()
-            };
-            Ok((row, keys))
-        })
-        .await
+        self.account_and_keys(principal.account, revoked_too).await
     }
 
     /// Returns keys of all accounts and how many there are; for the admin.

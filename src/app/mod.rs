@@ -5,12 +5,15 @@
 
 mod accounts;
 mod admin;
+mod admin_user;
 mod authenticate;
 mod backups;
 mod failure;
 mod keys;
+mod limits;
 mod memories;
 mod system;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,18 +29,22 @@ use crate::store::{Debited, OpError, Store, StoreError};
 
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
+pub use admin_user::{AdjustRequest, Adjusted, Moved, Recorded};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
 pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey, RotatedKey};
+pub use limits::{Exceeded, Limits, Origin, RateLimits, Rule};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
+pub use webhooks::{WebhookEndpoint, WebhookStatus};
 
 use backups::Backups;
+use webhooks::Webhooks;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, KeyChange, KeyRow, Page,
-    PageStart, Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, DueEvent, KeyChange, KeyRow,
+    Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -57,6 +64,12 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// Where backups go, and which are made unasked.
     pub backups: BackupSettings,
+    /// How much may be asked for.
+    pub rate_limits: RateLimits,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Who is told what happens.
+    pub webhooks: Vec<WebhookEndpoint>,
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.
@@ -70,18 +83,24 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    limits: Limits,
+    webhooks: Webhooks,
 }
 
 impl App {
     /// Puts a service together.
     #[must_use]
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
+        let limits = Limits::new(&settings.rate_limits, settings.plans, &clock);
+        let webhooks = Webhooks::new(&settings.webhooks);
         Self(Arc::new(Inner {
             store,
             clock,
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            limits,
+            webhooks,
         }))
     }
 
@@ -95,6 +114,12 @@ impl App {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Returns the limits against abuse.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// Returns the table of plans.
@@ -120,6 +145,7 @@ impl App {
 
     /// Removes what has expired. Called now and then; each call does a bounded amount of work.
     pub async fn sweep(&self) {
+        self.limits().sweep();
         match self.store().sweep_replays(self.now()).await {
             Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),

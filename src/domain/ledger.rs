@@ -11,7 +11,8 @@ use super::plan::Operation;
 use super::time::Timestamp;
 use super::usage::{KeyNo, Usage};
 
-/// Rows in a usage from which on they are moved out of it.
+/// Rows in a usage with the most keys from which on they are moved out of it. With fewer keys there is room
+/// for more, so that the debits of an hour stay one row for each key and operation; see [`rows_max`].
 pub const TAIL_ROWS: usize = 12;
 /// Length of the span in which debits are rolled up, in microseconds.
 const HOUR_MICROS: i64 = 3_600_000_000;
@@ -89,6 +90,21 @@ pub struct LedgerRow {
 }
 
 impl LedgerRow {
+    /// Returns what stands for a row that is gone: nothing came or went.
+    #[must_use]
+    pub const fn lost(no: u64, cycle: u32, at: Timestamp) -> Self {
+        Self {
+            no,
+            at,
+            cycle,
+            key_no: 0,
+            entry: Entry::Correction,
+            amount: 0,
+            count: 0,
+            request: None,
+        }
+    }
+
     /// Says whether a debit belongs into this row.
     fn takes(&self, of: &Self) -> bool {
         matches!(self.entry, Entry::Debit(_))
@@ -128,9 +144,9 @@ impl LedgerTail {
         self.rows.push(row);
     }
 
-    /// Says whether rows should be moved: there are many that are not, or some whose hour is over.
+    /// Says whether rows should be moved: there are `most` that are not, or some whose hour is over.
     #[must_use]
-    pub fn is_due(&self) -> bool {
+    pub fn is_due(&self, most: usize) -> bool {
         let mut open = self.rows.iter().filter(|row| row.no > self.frozen);
         let first = open.next().map(|row| hour(row.at));
         let (mut count, mut is_over) = (usize::from(first.is_some()), false);
@@ -138,7 +154,26 @@ impl LedgerTail {
             count = count.saturating_add(1);
             is_over |= Some(hour(row.at)) != first;
         }
-        is_over || count >= TAIL_ROWS
+        is_over || count >= most
+    }
+
+    /// Returns the number of the last row that is gone from here: those up to it are in the tree alone.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        let first = self.rows.first();
+        first.map_or(self.last_no, |row| row.no.saturating_sub(1))
+    }
+
+    /// Says whether the rows are numbered without a gap up to the number given last.
+    #[must_use]
+    pub fn is_numbered(&self) -> bool {
+        let mut next = self.gone();
+        let follows = self.rows.iter().all(|row| {
+            next = next.saturating_add(1);
+            row.no == next
+        });
+        let frozen = self.gone()..=self.last_no;
+        follows && next == self.last_no && frozen.contains(&self.frozen)
     }
 
     /// Freezes every row. Returns them.
@@ -188,6 +223,15 @@ impl Sums {
             && same(self.used, usage.used)
             && same(self.used_ever, usage.used_ever)
     }
+}
+
+/// Returns how many rows a usage with so many keys may carry: another one for every second key that it does not
+/// have, of the most that it can.
+#[must_use]
+pub fn rows_max(keys: usize) -> usize {
+    const KEYS_MAX: usize = 100;
+    let spare = KEYS_MAX.saturating_sub(keys) >> 1;
+    TAIL_ROWS.saturating_add(spare)
 }
 
 /// The hour that holds an instant, counted from the Unix epoch.
@@ -271,17 +315,17 @@ mod tests {
     #[test]
     fn rows_are_due_when_many_or_old() {
         let mut tail = LedgerTail::default();
-        assert!(!tail.is_due());
+        assert!(!tail.is_due(TAIL_ROWS));
         for key in 1..12 {
             tail.push(row(0, key, READ, -1));
-            assert!(!tail.is_due(), "{key}");
+            assert!(!tail.is_due(TAIL_ROWS), "{key}");
         }
         let mut later = tail.clone();
         later.push(row(3_600, 1, READ, -1));
         tail.push(row(3_599, 12, READ, -1));
-        assert!(tail.is_due() && later.is_due());
+        assert!(tail.is_due(TAIL_ROWS) && later.is_due(TAIL_ROWS));
         tail.freeze();
-        assert!(!tail.is_due());
+        assert!(!tail.is_due(TAIL_ROWS));
     }
 
     #[test]

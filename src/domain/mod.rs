@@ -5,6 +5,7 @@
 //! | account | who owns memories and pays; all its keys see the same memories |
 //! | API key | the secret, shown once; stored as its [`key::KeyHash`], named by its [`key::KeyId`] |
 //! | plan | what an account may spend in a cycle and hold: [`plan::Plan`] |
+//! | catalog | the plans and prices that are sold: [`catalog::Catalog`] |
 //! | credits | the unit; they belong to the account, so minting keys mints none |
 //! | usage | counters of an account and, for its own share, of each key: [`usage::Usage`] |
 //! | scope | what a key may do: [`scope::Scope`] |
@@ -15,6 +16,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod catalog;
 pub mod cycle;
 pub mod event;
 pub mod json;
@@ -25,3 +27,4 @@ pub mod plan;
 pub mod scope;
 pub mod time;
 pub mod usage;
+pub mod webhook;

@@ -17,12 +17,11 @@ impl fmt::Display for PlanNo {
     }
 }
 
-/// What a plan gives: one row of the table of plans.
+/// What a plan gives, as an operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// The plan's number.
-    pub no: PlanNo,
-    /// Its name as clients write it; no other plan of the table has it.
+    /// Its name as clients write it; no other plan of the table has it. A plan is known by it: one with another
+    /// name is another plan.
     pub name: Cow<'static, str>,
     /// Credits granted at the start of each billing cycle.
     pub credits_per_cycle: u64,
@@ -32,53 +31,83 @@ pub struct Terms {
     pub requests_per_minute: Option<u32>,
     /// What it costs, in words, such as `$9/month`: shown, never computed with.
     pub price: Option<Cow<'static, str>>,
-    /// Whether anybody can sign up for it.
+    /// Whether anybody can sign up for it, unless the operator's settings say otherwise.
     pub open: bool,
+}
+
+/// A plan of a table: its terms under its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The plan's number.
+    pub no: PlanNo,
+    /// What it gives.
+    pub terms: Terms,
 }
 
 /// The table of plans, from the least to the most. A process has one for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plans {
-    rows: Cow<'static, [Terms]>,
+    rows: Cow<'static, [Row]>,
+    /// Plans that went, for what still names them: revoked keys.
+    gone: Cow<'static, [Row]>,
 }
 
 static SEED: Plans = Plans {
     rows: Cow::Borrowed(&SEED_ROWS),
+    gone: Cow::Borrowed(&[]),
 };
 
-static SEED_ROWS: [Terms; 3] = [
+static SEED_ROWS: [Row; 3] = [
     row_of_seed(0, "Free", 100, 100),
     row_of_seed(1, "Pro", 10_000, 2_000),
     row_of_seed(2, "Premium", 100_000, 1_000_000),
 ];
 
-const fn row_of_seed(no: u16, name: &'static str, credits: u64, memories: u64) -> Terms {
-    Terms {
+const fn row_of_seed(no: u16, name: &'static str, credits: u64, memories: u64) -> Row {
+    Row {
         no: PlanNo(no),
-        name: Cow::Borrowed(name),
-        credits_per_cycle: credits,
-        memories_max: memories,
-        requests_per_minute: None,
-        price: None,
-        open: true,
+        terms: Terms {
+            name: Cow::Borrowed(name),
+            credits_per_cycle: credits,
+            memories_max: memories,
+            requests_per_minute: None,
+            price: None,
+            open: true,
+        },
     }
 }
 
 impl Plans {
     /// Returns the table of a service whose operator has set none.
     #[must_use]
-    pub fn seed() -> &'static Self {
+    pub const fn seed() -> &'static Self {
         &SEED
+    }
+
+    /// Makes a table for the life of the process, of plans from the least to the most and of those that went.
+    /// Names and numbers are unique, which is the caller's to see to.
+    #[must_use]
+    pub fn leaked(rows: Vec<Row>, gone: Vec<Row>) -> &'static Self {
+        Box::leak(Box::new(Self {
+            rows: rows.into(),
+            gone: gone.into(),
+        }))
     }
 
     /// Returns the plans, from the least to the most.
     #[must_use]
     pub fn iter(&'static self) -> impl DoubleEndedIterator<Item = Plan> {
-        self.rows.iter().enumerate().map(move |(rank, terms)| Plan {
+        self.rows.iter().enumerate().map(move |(rank, row)| Plan {
             plans: self,
-            terms,
+            row,
             rank,
         })
+    }
+
+    /// Returns the rows of plans that went, in the order of their numbers.
+    #[must_use]
+    pub fn gone(&'static self) -> &'static [Row] {
+        &self.gone
     }
 
     /// Returns the plan with this name, written exactly so.
@@ -98,6 +127,20 @@ impl Plans {
         self.iter().find(|plan| plan.no() == no)
     }
 
+    /// Returns the plan that has, or had, this number. One that went is below all others.
+    #[must_use]
+    pub fn ever(&'static self, no: PlanNo) -> Option<Plan> {
+        let gone = || {
+            let row = self.gone.iter().find(|row| row.no == no)?;
+            Some(Plan {
+                plans: self,
+                row,
+                rank: 0,
+            })
+        };
+        self.by_no(no).or_else(gone)
+    }
+
     /// Returns the lowest plan: what an account gets if nobody says.
     #[must_use]
     pub fn least(&'static self) -> Plan {
@@ -109,6 +152,13 @@ impl Plans {
     pub fn most(&'static self) -> Plan {
         self.iter().next_back().unwrap_or(Plan::PREMIUM)
     }
+
+    /// Returns the names in the table's order, for an operator who wrote another.
+    #[must_use]
+    pub fn names(&'static self) -> String {
+        let names: Vec<&str> = self.iter().map(Plan::name).collect();
+        names.join(", ")
+    }
 }
 
 /// What an account has bought: credits for each billing cycle and room for memories. One row of the
@@ -118,7 +168,7 @@ impl Plans {
 #[derive(Clone, Copy)]
 pub struct Plan {
     plans: &'static Plans,
-    terms: &'static Terms,
+    row: &'static Row,
     rank: usize,
 }
 
@@ -130,10 +180,10 @@ impl Plan {
     /// Of the seed: for a product with users of its own.
     pub const PREMIUM: Self = Self::of_seed(&SEED_ROWS[2], 2);
 
-    const fn of_seed(terms: &'static Terms, rank: usize) -> Self {
+    const fn of_seed(row: &'static Row, rank: usize) -> Self {
         Self {
             plans: &SEED,
-            terms,
+            row,
             rank,
         }
     }
@@ -144,34 +194,34 @@ impl Plan {
         self.plans
     }
 
-    /// Returns the row.
+    /// Returns what it gives.
     #[must_use]
     pub const fn terms(self) -> &'static Terms {
-        self.terms
+        &self.row.terms
     }
 
     /// Returns the plan's number.
     #[must_use]
     pub const fn no(self) -> PlanNo {
-        self.terms.no
+        self.row.no
     }
 
     /// Returns the credits granted at the start of each billing cycle.
     #[must_use]
     pub const fn credits_per_cycle(self) -> u64 {
-        self.terms.credits_per_cycle
+        self.terms().credits_per_cycle
     }
 
     /// Returns how many memories an account on this plan may hold.
     #[must_use]
     pub const fn memories_max(self) -> u64 {
-        self.terms.memories_max
+        self.terms().memories_max
     }
 
     /// Returns the plan's name as clients write it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        &self.terms.name
+        &self.terms().name
     }
 }
 
@@ -225,7 +275,9 @@ impl utoipa::PartialSchema for Plan {
         use utoipa::openapi::schema::{ObjectBuilder, Type};
         ObjectBuilder::new()
             .schema_type(Type::String)
-            .description(Some("A plan's name, written exactly so."))
+            .description(Some(
+                "A plan's name, written exactly so; `GET /plans` lists them.",
+            ))
             .examples([Plan::FREE.name()])
             .build()
             .into()
@@ -258,7 +310,7 @@ pub enum Operation {
 }
 
 /// What each operation costs, in credits. Whatever is no [`Operation`] is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Prices {
     /// `GET /memory`.
     pub list_memories: u64,
@@ -295,6 +347,34 @@ impl Prices {
             Operation::GptStatus => self.gpt_status,
             Operation::AddMemory => self.add_memory,
             Operation::UpdateMemory => self.update_memory,
+        }
+    }
+}
+
+impl Prices {
+    /// Returns each price under its name.
+    #[must_use]
+    pub const fn rows(&self) -> [(&'static str, u64); 6] {
+        [
+            ("list_memories", self.list_memories),
+            ("read_memory", self.read_memory),
+            ("stats", self.stats),
+            ("gpt_status", self.gpt_status),
+            ("add_memory", self.add_memory),
+            ("update_memory", self.update_memory),
+        ]
+    }
+
+    /// Returns the price with this name, to be set. `None` if there is none.
+    pub fn named(&mut self, name: &str) -> Option<&mut u64> {
+        match name {
+            "list_memories" => Some(&mut self.list_memories),
+            "read_memory" => Some(&mut self.read_memory),
+            "stats" => Some(&mut self.stats),
+            "gpt_status" => Some(&mut self.gpt_status),
+            "add_memory" => Some(&mut self.add_memory),
+            "update_memory" => Some(&mut self.update_memory),
+            _ => None,
         }
     }
 }

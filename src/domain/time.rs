@@ -1,6 +1,7 @@
 //! An instant: microseconds since the Unix epoch, UTC.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -43,6 +44,13 @@ impl Timestamp {
             self.0
                 .saturating_add(seconds.saturating_mul(MICROS_PER_SECOND)),
         )
+    }
+
+    /// Returns the instant that much later, clamped to what the type can hold.
+    #[must_use]
+    pub fn plus(self, time: Duration) -> Self {
+        let micros = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(micros))
     }
 
     /// Returns the whole seconds from `self` until `later`, rounded up; 0 if `later` has passed.

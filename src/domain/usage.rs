@@ -10,15 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use super::cycle::{BillingCycle, billing_cycle, boundary};
 use super::event::{Cause, EventKind, EventTail, RequestId};
-use super::ledger::{Entry, LedgerRow, LedgerTail, amount};
+use super::ledger::{Entry, LedgerRow, LedgerTail, Sums, amount, rows_max};
 use super::memory::MemoryId;
 use super::plan::{Operation, Plan, PlanNo, Plans};
 use super::time::Timestamp;
 
 /// Most writes of one account that may be under way at once; more wait.
 ///
-/// Bounded so that the record stays far below what the store takes in one value.
-pub const INTENTS_MAX: usize = 64;
+/// Bounded so that the record stays below what the store takes in one value. A write is under way for some
+/// microseconds, not until it is on the disk: no more of them than processors are.
+pub const INTENTS_MAX: usize = 24;
+
+/// Most credits that an admin gives or takes at once.
+pub const ADJUST_MAX: u64 = 1_000_000_000_000;
 
 /// The number of a key within its account: 1 for the first, never given twice.
 pub type KeyNo = u32;
@@ -300,6 +304,17 @@ impl Usage {
         self.enter(Entry::EarlierSpent, less(earlier), at, 0, None);
     }
 
+    /// Puts into the ledger what is missing of the counters, its rows coming to `sums`: rows were lost.
+    pub fn reconcile(&mut self, sums: &Sums, at: Timestamp) {
+        let less = |counter, sum: i64| sum.saturating_sub(amount(counter));
+        let granted = less(self.granted, sums.granted).saturating_neg();
+        let used = less(self.used, sums.used);
+        let earlier = less(self.used_ever, sums.used_ever).saturating_sub(used);
+        self.enter(Entry::Opening, granted, at, 0, None);
+        self.enter(Entry::OpeningSpent, used, at, 0, None);
+        self.enter(Entry::EarlierSpent, earlier, at, 0, None);
+    }
+
     /// Returns what the account has bought. The lowest plan for a number that no plan has: the store lets
     /// no such record through.
     #[must_use]
@@ -312,7 +327,7 @@ impl Usage {
     /// Returns the plan that caps a key, if one does.
     #[must_use]
     pub fn cap_of(&self, share: &Share) -> Option<Plan> {
-        let known = |no| self.plans.by_no(no).unwrap_or_else(|| self.plans.least());
+        let known = |no| self.plans.ever(no).unwrap_or_else(|| self.plans.least());
         share.cap.map(known)
     }
 
@@ -338,6 +353,12 @@ impl Usage {
         }
         self.enter(Entry::Grant, amount(self.granted), now, 0, None);
         Some(cycle)
+    }
+
+    /// Says whether rows of the ledger should be moved out.
+    #[must_use]
+    pub fn is_ledger_due(&self) -> bool {
+        self.ledger.is_due(rows_max(self.shares.len()))
     }
 
     /// Returns the account's own numbers.
@@ -563,6 +584,9 @@ impl Usage {
                 let back = amount(self.granted).saturating_sub(amount(before));
                 let at = self.newest_row_time();
                 self.enter(Entry::Correction, back, at, 0, None);
+                // The audit log may have the other already: it tells of both.
+                let kind = EventKind::CreditsAdjusted { amount: back };
+                self.events.push(at, Cause::service(), kind);
             }
             IntentKind::Adjust { .. } | IntentKind::Delete => {}
         }

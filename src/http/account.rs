@@ -12,6 +12,7 @@ use crate::domain::time::Timestamp;
 
 use super::apikey::KeyJson;
 use super::error::{ApiError, Code};
+use super::limits::authenticate_body;
 use super::reply::{Answer, Reply, low_credits, percent};
 use super::request::{Fields, Request};
 
@@ -126,7 +127,9 @@ pub(super) async fn login(app: App, request: Request) -> Answer {
             }
             principal.clone()
         }
-        (Caller::Nobody | Caller::Admin, Some(key)) => app.authenticate(&key)?,
+        (Caller::Nobody | Caller::Admin, Some(key)) => {
+            authenticate_body(&app, &key, request.peer, &request.headers)?
+        }
         (Caller::Nobody | Caller::Admin, None) => return Err(Failure::MissingCredentials.into()),
     };
     let (account, key) = app.who_is(&principal)?;

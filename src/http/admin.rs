@@ -1,11 +1,13 @@
 //! `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`, `/admin/check`,
-//! `/admin/backup`.
+//! `/admin/backup`, `/admin/webhooks`.
 
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{AccountFilter, AccountRow, App, BackupCause, Failure, PlanChange, Target};
+use crate::app::{
+    AccountFilter, AccountRow, App, BackupCause, Failure, PlanChange, Target, WebhookStatus,
+};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 
@@ -45,7 +47,7 @@ pub(crate) struct AccountJson {
     created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     last_activity: Option<Timestamp>,
-    #[schema(value_type = super::openapi::ActiveStatus)]
+    #[schema(value_type = super::openapi::AccountStatus)]
     status: &'static str,
     /// The active keys, masked.
     api_keys: Vec<String>,
@@ -54,6 +56,7 @@ pub(crate) struct AccountJson {
 impl From<AccountRow> for AccountJson {
     fn from(row: AccountRow) -> Self {
         let balance = row.usage.balance();
+        let status = row.status();
         Self {
             account_id: row.account_id,
             email: row.email,
@@ -66,7 +69,7 @@ impl From<AccountRow> for AccountJson {
             reset_date: balance.reset,
             created_at: row.created_at,
             last_activity: row.usage.last_activity,
-            status: if row.active { "active" } else { "inactive" },
+            status,
             api_keys: row.keys.into_iter().map(|key| key.masked).collect(),
         }
     }
@@ -76,9 +79,12 @@ impl From<AccountRow> for AccountJson {
 pub(super) async fn users(app: App, request: Request) -> Answer {
     let (page, limit, skip) = page_and_limit(&request)?;
     let contains = request.query_param("q")?.filter(|q| !q.is_empty());
-    let found = app
-        .accounts(AccountFilter { contains }, skip, limit)
-        .await?;
+    let email_prefix = request.query_param("email_prefix")?;
+    let filter = AccountFilter {
+        contains,
+        email_prefix: email_prefix.filter(|prefix| !prefix.is_empty()),
+    };
+    let found = app.accounts(filter, skip, limit).await?;
     Reply::json(
         StatusCode::OK,
         &UsersJson {
@@ -108,6 +114,7 @@ pub(crate) struct PlanChangedJson {
 pub(super) async fn change_plan(app: App, request: Request) -> Answer {
     let mut fields = request.fields()?;
     let plan = fields.plan("plan", app.plans())?;
+    let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
     let plan = plan.ok_or(Failure::PlanRequired)?;
     let target = Target::parse(request.path_param("key")?);
@@ -115,7 +122,9 @@ pub(super) async fn change_plan(app: App, request: Request) -> Answer {
         account_id,
         previous,
         usage,
-    } = app.change_plan(&target, plan, request.cause(None)).await?;
+    } = app
+        .change_plan(&target, plan, request.cause(reason))
+        .await?;
     let balance = usage.balance();
     Reply::json(
         StatusCode::OK,
@@ -273,4 +282,68 @@ pub(super) async fn back_up(app: App, request: Request) -> Answer {
             seconds: f64::from(milliseconds) / 1_000.0,
         },
     )
+}
+
+/// Answer of `GET /admin/webhooks`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Webhooks)]
+pub(crate) struct WebhooksJson {
+    /// In the order of the configuration.
+    webhooks: Vec<WebhookJson>,
+}
+
+/// How it goes with one receiver. The counts are since the server's start, but for `pending`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Webhook)]
+pub(crate) struct WebhookJson {
+    /// Without its query, which may hold a token.
+    url: String,
+    /// Events that wait for it.
+    pending: u64,
+    /// When it is called next; null if nothing waits.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    next_attempt: Option<Timestamp>,
+    /// Events that it has taken.
+    delivered: u64,
+    /// Events that nobody tries to send any more, three days after they happened.
+    given_up: u64,
+    /// Events that had to go for newer ones, since 100,000 waited.
+    dropped: u64,
+    /// Why the last attempt failed that did; null if none has.
+    #[schema(required = true)]
+    last_error: Option<WebhookErrorJson>,
+    /// When it last took an event.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    last_success: Option<Timestamp>,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WebhookError)]
+pub(crate) struct WebhookErrorJson {
+    message: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+}
+
+impl From<WebhookStatus> for WebhookJson {
+    fn from(status: WebhookStatus) -> Self {
+        let error = |(message, at)| WebhookErrorJson { message, at };
+        Self {
+            url: status.url,
+            pending: status.pending,
+            next_attempt: status.next_attempt,
+            delivered: status.delivered,
+            given_up: status.given_up,
+            dropped: status.dropped,
+            last_error: status.last_error.map(error),
+            last_success: status.last_success,
+        }
+    }
+}
+
+/// `GET /admin/webhooks`.
+pub(super) async fn webhooks(app: App, _: Request) -> Answer {
+    let webhooks = app.webhooks().into_iter().map(WebhookJson::from).collect();
+    Reply::json(StatusCode::OK, &WebhooksJson { webhooks })
 }

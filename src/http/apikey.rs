@@ -219,6 +219,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
     let plan = fields.plan("plan", app.plans())?;
     let description = description_field(&mut fields)?;
     let (scopes, expires_at, credits_per_cycle) = limit_fields(&mut fields, app.now())?;
+    let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
     let owner = match (email, account_id) {
         (None, None) => None,
@@ -244,7 +245,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
                     credits_per_cycle: credits_per_cycle.flatten(),
                 },
             },
-            request.cause(None),
+            request.cause(reason),
         )
         .await?;
     let body = CreatedKeyJson::of("API key generated successfully", made);
@@ -340,11 +341,7 @@ pub(crate) struct KeyListJson {
 
 /// `GET /apikey/list`.
 pub(super) async fn list(app: App, request: Request) -> Answer {
-    let revoked_too = match request.query_param("status")?.as_deref() {
-        None | Some("active") => false,
-        Some("all") => true,
-        Some(_) => return Err(ApiError::field("status", "It must be active or all.")),
-    };
+    let revoked_too = revoked_too(&request)?;
     match &request.caller {
         Caller::Key(principal) => {
             let (account, keys) = app.keys_of(principal, revoked_too).await?;
@@ -383,6 +380,15 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
     }
 }
 
+/// Says whether a list of keys shall have the revoked ones too: `status`.
+pub(super) fn revoked_too(request: &Request) -> Result<bool, ApiError> {
+    match request.query_param("status")?.as_deref() {
+        None | Some("active") => Ok(false),
+        Some("all") => Ok(true),
+        Some(_) => Err(ApiError::field("status", "It must be active or all.")),
+    }
+}
+
 /// Returns `page`, `limit` and how many entries come before the page.
 pub(super) fn page_and_limit(request: &Request) -> Result<(u64, u64, u64), ApiError> {
     let page = request.positive_param("page")?.unwrap_or(1);
@@ -409,8 +415,9 @@ pub(crate) struct RevokedKeyJson {
 /// `DELETE /apikey/{key}`.
 pub(super) async fn revoke(app: App, request: Request) -> Answer {
     let address = KeyAddress::parse(request.path_param("key")?);
+    let reason = request.reason_param()?;
     let revoked = app
-        .revoke_key(&request.caller, address, request.cause(None))
+        .revoke_key(&request.caller, address, request.cause(reason))
         .await?
         .key;
     Reply::json(

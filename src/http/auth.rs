@@ -51,6 +51,12 @@ pub(crate) fn caller(app: &App, access: Access, headers: &HeaderMap) -> Result<C
     }
 }
 
+/// Says whether there is an admin key that is not empty.
+pub(super) fn has_admin_key(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(&ADMIN_KEY).iter();
+    values.any(|value| !value.as_bytes().trim_ascii().is_empty())
+}
+
 /// Returns the API key that the headers carry.
 pub(crate) fn api_key(headers: &HeaderMap) -> Result<Option<Secret>, ApiError> {
     let key = single(headers, &API_KEY)?.filter(|value| !value.is_empty());

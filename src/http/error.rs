@@ -82,6 +82,8 @@ pub enum Code {
     BackupInProgress,
     /// 409: a check is running.
     CheckInProgress,
+    /// 429: too many requests of a kind.
+    RateLimited,
     /// 401: the key's time has come.
     KeyExpired,
     /// 403: an admin has suspended the account.
@@ -112,7 +114,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::EndpointNotFound,
         Self::MethodNotAllowed,
         Self::AmbiguousCredentials,
@@ -147,6 +149,7 @@ impl Code {
         Self::MemoryLimitExceeded,
         Self::BackupInProgress,
         Self::CheckInProgress,
+        Self::RateLimited,
         Self::KeyExpired,
         Self::AccountSuspended,
         Self::InsufficientScope,
@@ -204,6 +207,7 @@ impl Code {
             Self::MemoryLimitExceeded => ("memory_limit_exceeded", StatusCode::PAYMENT_REQUIRED),
             Self::BackupInProgress => ("backup_in_progress", StatusCode::CONFLICT),
             Self::CheckInProgress => ("check_in_progress", StatusCode::CONFLICT),
+            Self::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS),
             Self::KeyExpired => ("key_expired", StatusCode::UNAUTHORIZED),
             Self::AccountSuspended => ("account_suspended", StatusCode::FORBIDDEN),
             Self::InsufficientScope => ("insufficient_scope", StatusCode::FORBIDDEN),
@@ -314,7 +318,7 @@ impl From<UnknownPlan> for ApiError {
         Self::new(
             Code::InvalidPlan,
             error.to_string(),
-            "The plans are Free, Pro and Premium, written exactly so.",
+            "GET /plans lists the plans; send a name exactly as it is there.",
         )
     }
 }
@@ -370,7 +374,7 @@ impl From<Failure> for ApiError {
             Failure::PlanRequired => Self::new(
                 Code::InvalidPlan,
                 "Plan required",
-                "Send {\"plan\": \"Free\"}, \"Pro\" or \"Premium\".",
+                "Send {\"plan\": NAME}, with a name that GET /plans lists.",
             ),
             Failure::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
@@ -414,6 +418,7 @@ impl From<Failure> for ApiError {
                 "A check is running; there is one at a time. Try again when it is done.",
             )
             .retry_after("30"),
+            Failure::RateLimited(exceeded) => super::limits::rate_limited(&exceeded),
             Failure::Overloaded => Self::new(
                 Code::Overloaded,
                 "Service overloaded",

@@ -1,5 +1,6 @@
 //! Fuzz targets of what comes in over HTTP: credentials, paths, queries, bodies.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use serde_json::Value;
 
-use crate::app::{AdminAccess, App, BackupSettings, Caller, Principal, Settings};
+use crate::app::{AdminAccess, App, BackupSettings, Caller, Principal, RateLimits, Settings};
 use crate::clock::{Clock, ManualClock};
 use crate::domain::account::{AccountKey, Email};
 use crate::domain::event::Cause;
@@ -34,6 +35,8 @@ const ADMIN: &str = "an-admin-key-that-only-the-fuzzers-know";
 const STRANGER: AccountKey = AccountKey([9; 16]);
 /// 1 January 2026.
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+/// Who calls.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Longest answer that tells of an error.
 const ERROR_BYTES_MAX: usize = 2_048;
 
@@ -95,11 +98,17 @@ fn make() -> Result<Fixture, String> {
             body_bytes_max: 65_536,
             public_url: None,
             backups: BackupSettings::asked_only(directory.join("backups")),
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: Vec::new(),
+            webhooks: Vec::new(),
         };
         let clock = Clock::Manual(ManualClock::new(NOW));
         App::new(store.clone(), clock, settings)
     };
-    let app_set = app(AdminAccess::Key(Secret::new(ADMIN)));
+    let app_set = app(AdminAccess::Key {
+        current: Secret::new(ADMIN),
+        previous: None,
+    });
     let principal = app_set
         .authenticate(&secret)
         .map_err(|error| format!("{error:?}"))?;
@@ -373,7 +382,7 @@ fn call(
         .map_err(|error| error.to_string())?;
     fixture.runtime.block_on(async {
         let routes = warp::service(super::routes(&fixture.app));
-        let Ok(response) = super::answer(fixture.app.clone(), routes, request).await;
+        let Ok(response) = super::answer(fixture.app.clone(), routes, request, PEER).await;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|error| error.to_string())?;
         Ok(Read {
@@ -433,6 +442,7 @@ impl Read {
 
 fn request(param: &str, query: &str) -> Request {
     Request {
+        peer: PEER,
         id: None,
         caller: Caller::Nobody,
         param: param.to_owned(),

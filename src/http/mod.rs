@@ -3,7 +3,7 @@
 //! 1. [`trace`] gives it an id, catches panics, writes the log line and the headers of every answer.
 //! 2. A warp filter matches its path; another path ends as 404.
 //! 3. [`select`] finds the endpoint for its method, or makes a 405 with `Allow`.
-//! 4. [`auth::caller`] says who calls, as a value, against the store's trees.
+//! 4. [`auth::caller`] says who calls, as a value, against the store's trees. Around it [`limits`] counts.
 //! 5. [`request::read_body`] reads the body, if the endpoint has one.
 //! 6. The handler checks path, query and fields, and calls a use case.
 //!
@@ -11,13 +11,17 @@
 
 mod account;
 mod admin;
+mod admin_user;
 mod apikey;
 mod auth;
+mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod limits;
 mod memory;
 pub mod openapi;
+mod plan;
 mod reply;
 mod request;
 mod rest;
@@ -25,6 +29,7 @@ mod system;
 mod trace;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
@@ -36,6 +41,7 @@ use warp::filters::BoxedFilter;
 
 use crate::app::{App, Caller, Failure};
 use crate::domain::event::RequestId;
+use crate::domain::plan::Prices;
 use crate::domain::scope::Scope;
 
 pub use auth::Access;
@@ -43,6 +49,7 @@ pub use error::{ApiError, Code};
 pub use rest::{Rest, SharedBody, keep_rest};
 pub use trace::answer;
 
+use limits::Admitted;
 use reply::{Answer, Reply};
 use request::{BodyStream, Request};
 
@@ -60,11 +67,24 @@ pub struct Endpoint {
     pub scope: Option<Scope>,
     /// Whether it reads a body.
     pub has_body: bool,
-    /// What it does, for the list at `/`.
+    /// What it does; see [`Endpoint::summary_with_price`].
     pub summary: &'static str,
     /// The rest of what [`openapi`] tells of it.
     describe: fn() -> openapi::Described,
     handler: Handler,
+}
+
+impl Endpoint {
+    /// Returns what it does and, if it is not free, what it costs: for the list at `/`.
+    #[must_use]
+    pub fn summary_with_price(&self, prices: &Prices) -> String {
+        let summary = self.summary;
+        match (self.describe)().operation.map_or(0, |o| prices.of(o)) {
+            0 => summary.to_owned(),
+            1 => format!("{summary} (1 credit)"),
+            price => format!("{summary} ({price} credits)"),
+        }
+    }
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -102,6 +122,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/" Open false system::index, "This list"),
     endpoint!(GET "/health" Open false system::health, "Health check"),
     endpoint!(GET "/openapi.json" Open false system::openapi, "Description of this API"),
+    endpoint!(GET "/plans" Open false plan::list, "Plans and prices"),
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
@@ -111,18 +132,24 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(PATCH "/apikey/{key}" KeyOrAdmin(Keys) true apikey::change, "Change an API key"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
     endpoint!(POST "/apikey/{key}/rotate" KeyOrAdmin(Keys) true apikey::rotate, "Rotate an API key"),
-    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories (1 credit)"),
-    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory (2 credits)"),
-    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory (1 credit)"),
-    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory (2 credits)"),
+    endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories"),
+    endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory"),
+    endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory"),
+    endpoint!(PATCH "/memory/{id}" Key(MemoryWrite) true memory::update, "Change a memory"),
     endpoint!(DELETE "/memory/{id}" Key(MemoryWrite) false memory::delete, "Delete a memory"),
-    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories (1 credit)"),
-    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT (1 credit)"),
+    endpoint!(GET "/stats" Key(MemoryRead) false system::stats, "Statistics of the memories"),
+    endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
+    endpoint!(GET "/admin/user/{key}" Admin false admin_user::user, "One account and its keys (admin)"),
+    endpoint!(POST "/admin/user/{key}/credits" Admin true admin_user::adjust, "Give or take credits (admin)"),
+    endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
+    endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
+    endpoint!(PUT "/admin/user/{key}/email" Admin true admin_user::change_email, "Change an e-mail (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
 /// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
@@ -147,7 +174,22 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("apikey").and(resource(app, "/apikey/{key}/rotate", rotate)))
         .unify()
         .boxed();
-    let plan = name().and(segment("plan")).and(warp::path::end()).boxed();
+    // One account: by itself, or a part of it under the last segment.
+    let of_user = |path: &'static str, last: &'static str| {
+        let part = name().and(segment(last)).and(warp::path::end());
+        resource(app, path, part.boxed())
+    };
+    let user = [
+        ("/admin/user/{key}/plan", "plan"),
+        ("/admin/user/{key}/credits", "credits"),
+        ("/admin/user/{key}/suspend", "suspend"),
+        ("/admin/user/{key}/reactivate", "reactivate"),
+        ("/admin/user/{key}/email", "email"),
+    ]
+    .into_iter()
+    .fold(named("/admin/user/{key}"), |all, (path, last)| {
+        all.or(of_user(path, last)).unify().boxed()
+    });
     let admin = segment("admin")
         .and(segment("users").and(at("/admin/users")))
         .or(segment("admin")
@@ -162,11 +204,11 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(segment("check"))
             .and(at("/admin/check")))
         .unify()
-        .or(segment("admin").and(segment("user")).and(resource(
-            app,
-            "/admin/user/{key}/plan",
-            plan,
-        )))
+        .or(segment("admin")
+            .and(segment("webhooks"))
+            .and(at("/admin/webhooks")))
+        .unify()
+        .or(segment("admin").and(segment("user")).and(user))
         .unify()
         .boxed();
     let reads = segment("credits")
@@ -180,6 +222,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .boxed();
     let open = segment("health")
         .and(at("/health"))
+        .or(segment("plans").and(at("/plans")))
+        .unify()
         .or(segment("signup").and(at("/signup")))
         .unify()
         .or(segment("login").and(at("/login")))
@@ -235,6 +279,7 @@ fn exact_path() -> BoxedFilter<()> {
 /// What came in, before anything is known of it but its path.
 struct Incoming {
     id: Option<RequestId>,
+    peer: IpAddr,
     method: Method,
     headers: HeaderMap,
     param: String,
@@ -249,6 +294,7 @@ fn resource(
     matched: BoxedFilter<(String,)>,
 ) -> BoxedFilter<(Response<Bytes>,)> {
     let (select_app, run_app) = (app.clone(), app.clone());
+    let limits = limits::PathLimits::new(app, path);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let body = warp::body::stream().map(boxed_body);
     matched
@@ -259,6 +305,7 @@ fn resource(
         .and(body)
         .map(|param, id, method, headers, query, body| Incoming {
             id,
+            peer: client::peer(),
             method,
             headers,
             param,
@@ -267,30 +314,37 @@ fn resource(
         })
         .map(move |incoming: Incoming| {
             let selected = select(path, &incoming.method);
-            let caller = selected.and_then(|endpoint| {
-                let caller = auth::caller(&select_app, endpoint.access, &incoming.headers)?;
-                in_scope(endpoint, &caller)?;
-                Ok((endpoint, caller))
+            let admitted = selected.and_then(|endpoint| {
+                let admitted = limits::admit(&select_app, endpoint, &limits, &incoming)?;
+                in_scope(endpoint, &admitted.caller)?;
+                Ok(admitted)
             });
-            (incoming, caller)
+            (incoming, admitted)
         })
         .untuple_one()
-        .then(move |incoming: Incoming, selected: Result<_, ApiError>| {
-            let app = run_app.clone();
-            async move {
-                let mut log = trace::Logged {
-                    path: Some(path),
-                    key_id: None,
-                };
-                let answer = match selected {
-                    Err(error) => Err(error),
-                    Ok(selected) => run(&app, incoming, selected, &mut log).await,
-                };
-                let mut response = answer.map_or_else(unanswered, Reply::into_response);
-                response.extensions_mut().insert(log);
-                response
-            }
-        })
+        .then(
+            move |incoming: Incoming, admitted: Result<Admitted, ApiError>| {
+                let app = run_app.clone();
+                async move {
+                    let mut log = trace::Logged {
+                        path: Some(path),
+                        key_id: None,
+                    };
+                    let answer = match admitted {
+                        Err(error) => Err(error),
+                        Ok(admitted) => {
+                            let sign_up = admitted.sign_up();
+                            let answer = run(&app, incoming, admitted, &mut log).await;
+                            Admitted::settle(sign_up, &app, &answer);
+                            answer
+                        }
+                    };
+                    let mut response = answer.map_or_else(unanswered, Reply::into_response);
+                    response.extensions_mut().insert(log);
+                    response
+                }
+            },
+        )
         .boxed()
 }
 
@@ -349,12 +403,10 @@ fn method_not_allowed(path: &'static str) -> ApiError {
 }
 
 /// Reads the body and calls the handler.
-async fn run(
-    app: &App,
-    incoming: Incoming,
-    (endpoint, caller): (&'static Endpoint, Caller),
-    log: &mut trace::Logged,
-) -> Answer {
+async fn run(app: &App, incoming: Incoming, admitted: Admitted, log: &mut trace::Logged) -> Answer {
+    let Admitted {
+        endpoint, caller, ..
+    } = admitted;
     log.key_id = match &caller {
         Caller::Key(principal) => Some(principal.key_id.to_string()),
         Caller::Admin => Some("admin".to_owned()),
@@ -362,6 +414,7 @@ async fn run(
     };
     let Incoming {
         id,
+        peer,
         headers,
         param,
         query,
@@ -378,6 +431,7 @@ async fn run(
         Request {
             id,
             caller,
+            peer,
             param,
             query,
             headers,

@@ -32,7 +32,11 @@ pub(crate) struct IndexJson {
 
 /// `GET /`.
 pub(super) async fn index(app: App, _: Request) -> Answer {
-    let describe = |e: &super::Endpoint| format!("{} {} - {}", e.method, e.path, e.summary);
+    let prices = &app.settings().prices;
+    let describe = |e: &super::Endpoint| {
+        let summary = e.summary_with_price(prices);
+        format!("{} {} - {summary}", e.method, e.path)
+    };
     Reply::json(
         StatusCode::OK,
         &IndexJson {
@@ -56,9 +60,15 @@ pub(super) async fn openapi(app: App, request: Request) -> Answer {
             ));
         }
     };
+    let settings = app.settings();
     Ok(Reply::json_text(
         StatusCode::OK,
-        super::openapi::bytes(audience, app.settings().public_url.as_deref()),
+        super::openapi::bytes(
+            audience,
+            settings.public_url.as_deref(),
+            settings.plans,
+            &settings.prices,
+        ),
     ))
 }
 

@@ -1,6 +1,7 @@
 //! Around every request: its id, its log line, the headers that every answer has, and panics.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use warp::Reply as _;
 use crate::app::App;
 use crate::domain::event::RequestId;
 
+use super::client;
 use super::error::{ApiError, Code};
 use super::reply::credit_headers;
 
@@ -24,7 +26,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CORS_HEADERS: &str = "Content-Type, X-API-KEY, Authorization, Idempotency-Key, X-Request-Id";
 /// What a page of another origin may read.
 const CORS_EXPOSED: &str = "X-Request-Id, X-Credits-Cost, X-Credits-Limit, X-Credits-Remaining, \
-                            X-Credits-Reset, Idempotent-Replayed, Retry-After";
+                            X-Credits-Reset, Idempotent-Replayed, Retry-After, RateLimit, \
+                            RateLimit-Policy";
 /// Paths whose answers may be kept by caches.
 const CACHEABLE: [&str; 3] = ["/", "/health", "/openapi.json"];
 
@@ -37,7 +40,7 @@ pub(crate) struct Logged {
     pub key_id: Option<String>,
 }
 
-/// Answers one request with `routes`.
+/// Answers one request with `routes`. It came over a connection with `peer`.
 ///
 /// # Errors
 ///
@@ -46,6 +49,7 @@ pub async fn answer<S, B>(
     app: App,
     mut routes: S,
     mut request: Request<B>,
+    peer: IpAddr,
 ) -> Result<warp::reply::Response, Infallible>
 where
     S: Service<Request<B>, Response = warp::reply::Response, Error = Infallible>,
@@ -59,9 +63,8 @@ where
     name_host(&mut request);
     name_path(&mut request);
     // Called inside, for a part of it runs before it is a future.
-    let outcome = AssertUnwindSafe(async move { routes.call(request).await })
-        .catch_unwind()
-        .await;
+    let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
+    let outcome = client::with_peer(peer, answering).await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         // The panic's own message went to the log already.

@@ -30,8 +30,9 @@ use super::place::hex;
 use super::schema::part;
 use super::sequence::{Kind, Pieces, Placed, Sequence};
 
-/// The format of backups that this release writes, and the newest that it reads.
-pub const BACKUP_FORMAT: u32 = 1;
+/// The format of backups that this release writes, and the newest that it reads. Format 1 had neither
+/// ledgers nor the audit log; it is read as one whose accounts begin their ledgers.
+pub const BACKUP_FORMAT: u32 = 2;
 
 pub(super) const MAGIC: &[u8; 8] = b"MEMOSBAK";
 const END_MAGIC: &[u8; 8] = b"MEMOSEND";
@@ -294,7 +295,7 @@ impl<W: Write + Send + 'static> Writer<W> {
     }
 
     /// Writes the footer and returns what was written to, with what is in it.
-    pub(super) fn finish(self) -> Result<(W, BackupContents), PutError> {
+    pub(super) fn finish(mut self) -> Result<(W, BackupContents), PutError> {
         self.sequence.end()?;
         let tally = self
             .out
@@ -330,7 +331,9 @@ impl BackupContents {
             Placed::Key(_) => Some(&mut self.keys),
             Placed::Memory(_) => Some(&mut self.memories),
             Placed::Replay(_) => Some(&mut self.replays),
-            Placed::Usage(_) | Placed::Piece => None,
+            Placed::Usage(_) | Placed::Piece | Placed::Ledger | Placed::Audit | Placed::Plan => {
+                None
+            }
         };
         if let Some(counter) = counter {
             *counter = counter.saturating_add(1);

@@ -84,15 +84,27 @@ impl Store {
     ///
     /// [`StoreError`] while the database is being opened anew.
     pub fn audit_head(&self) -> Result<(u64, [u8; 32]), StoreError> {
-        let inner = self.inner()?;
-        let head = lock(&inner.audit);
-        Ok((head.no, head.hash))
+        Ok(self.inner()?.audit_head())
     }
 }
 
 impl Inner {
+    /// As [`Store::audit_head`].
+    pub(super) fn audit_head(&self) -> (u64, [u8; 32]) {
+        let head = lock(&self.audit);
+        (head.no, head.hash)
+    }
+
+    /// Says that no record carries an event any more that is in the log: on open, once all are handed over.
+    ///
+    /// From then on the numbers of events tell nothing of the log: those of an account that was restored are
+    /// given again, while the log that was backed up after it has the later ones.
+    pub(super) fn all_handed_over(&self) {
+        lock(&self.audit).recent.clear();
+    }
+
     /// Moves the events that an account's records carry to where they are kept: those that are audited to the
-    /// log. Beside debits, and beside itself.
+    /// log, those that receivers of webhooks want to the outbox. Beside debits, and beside itself.
     pub(super) fn hand_over(&self, account: AccountKey) -> Result<(), StoreError> {
         let mut head = lock(&self.audit);
         loop {
@@ -132,6 +144,7 @@ impl Inner {
             if event.kind.is_audited() && !is_there {
                 self.append(head, Some(account), carrier, event)?;
             }
+            self.enqueue(account, carrier, event)?;
             through = Some(event.no);
         }
         Ok(through)

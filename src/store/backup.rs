@@ -20,6 +20,7 @@ use super::archive::{BackupContents, PutError, Writer};
 use super::backup_file::BackupFile;
 use super::codec::{decode, encode};
 use super::pieces::Owner;
+use super::schema::{PLANS_HEAD, op_key};
 use super::sequence::Kind;
 use super::{Inner, Ordering, Store, StoreError};
 
@@ -118,6 +119,7 @@ impl Store {
             records: 0,
             memories: 0,
         };
+        reading.plans().map_err(ended)?;
         reading.accounts(self).map_err(ended)?;
         let out = reading.out;
         // What was read is durable only now.
@@ -162,6 +164,21 @@ struct Reading<'a, 'p> {
 }
 
 impl Reading<'_, '_> {
+    /// Reads the catalog, which nobody changes while the store is open for others.
+    fn plans(&mut self) -> Result<(), End> {
+        let tree = &self.inner.trees.plans;
+        let Some(head) = tree.get(PLANS_HEAD)? else {
+            return Ok(());
+        };
+        self.put(Kind::PlansHead, PLANS_HEAD, &head)?;
+        let generation = self.inner.catalog.generation;
+        for entry in tree.scan_prefix(generation.to_be_bytes()) {
+            let (key, value) = entry?;
+            self.put(Kind::Plan, &key, &value)?;
+        }
+        Ok(())
+    }
+
     fn accounts(&mut self, store: &Store) -> Result<(), End> {
         let mut last = None;
         loop {
@@ -174,6 +191,7 @@ impl Reading<'_, '_> {
             }
             last = accounts.last().copied();
             if accounts.len() < ACCOUNTS {
+                self.audit()?;
                 return self.look();
             }
         }
@@ -184,6 +202,8 @@ impl Reading<'_, '_> {
         let trees = &self.inner.trees;
         // An operation that broke off between two steps has stopped all writes before it gave up the lock.
         self.look()?;
+        // What is in the log is in no record then: nothing is told twice after a restore.
+        self.inner.hand_over(account)?;
         let Some(record) = trees.users.get(account.0)? else {
             return Ok(());
         };
@@ -210,11 +230,29 @@ impl Reading<'_, '_> {
             let (key, value) = entry?;
             self.put_long(account, Kind::Replay, &key, &value, Owner::replay)?;
         }
+        // Those that are still in the usage came with it.
+        let gone = op_key(account, usage.ledger.gone());
+        for entry in trees.ledger.range(op_key(account, 0)..=gone) {
+            let (key, value) = entry?;
+            self.put(Kind::Ledger, &key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the audit log, as far as it has come now: it may tell of more than the accounts read before.
+    fn audit(&mut self) -> Result<(), End> {
+        let (last, _) = self.inner.audit_head();
+        let rows = self.inner.trees.audit.range(..=last.to_be_bytes());
+        for entry in rows {
+            let (key, value) = entry?;
+            self.put(Kind::Audit, &key, &value)?;
+        }
         Ok(())
     }
 
     /// Leaves out of the usage what is no fact of the account: intents of complete writes, which its next
-    /// write would drop, and when its aggregates are due, which are not in a backup.
+    /// write would drop, when its aggregates are due, which are not in a backup, and which rows of its
+    /// ledger are being moved.
     fn settle(&self, account: AccountKey, usage: &mut Usage) -> Result<(), StoreError> {
         let locks = &self.inner.locks;
         if !usage.intents.iter().all(|i| locks.is_done(account, i.op)) {
@@ -222,6 +260,7 @@ impl Reading<'_, '_> {
         }
         usage.intents.clear();
         usage.stats_due = 0;
+        usage.ledger.frozen = usage.ledger.gone();
         Ok(())
     }
 

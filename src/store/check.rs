@@ -15,6 +15,7 @@
 
 mod count;
 mod facts;
+mod ledger;
 mod names;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use crate::domain::key::KeyHash;
 use crate::domain::usage::KeyNo;
 
 use super::codec::{Record, VALUE_BYTES_MAX, decode};
+use super::outbox;
 use super::schema::{AccountRecord, KeyRecord, part};
 use super::{Inner, Store, StoreError};
 
@@ -47,6 +49,8 @@ pub struct CheckReport {
     pub keys: u64,
     /// Memories of all accounts.
     pub memories: u64,
+    /// Rows of all ledgers.
+    pub ledger_rows: u64,
     /// Accounts without an active key, whose last one an admin took. That is no problem.
     pub accounts_without_key: u64,
     /// What is wrong, in the order found; [`PROBLEMS_LISTED_MAX`] at most.
@@ -92,7 +96,10 @@ impl CheckReport {
             1 => "1 problem".to_owned(),
             n => format!("{n} problems"),
         };
-        format!("{accounts} accounts, {keys} keys, {memories} memories{without}: {verdict}")
+        let rows = self.ledger_rows;
+        format!(
+            "{accounts} accounts, {keys} keys, {memories} memories, {rows} ledger rows{without}: {verdict}"
+        )
     }
 
     /// Returns how many problems are counted but not listed.
@@ -266,7 +273,11 @@ impl<'a> Check<'a> {
         self.report.keys = self.each("keys", &trees.keys, Self::key)?;
         self.each("key_ids", &trees.key_ids, Self::key_id)?;
         self.each("account_keys", &trees.account_keys, Self::account_key)?;
+        self.each("key_expiries", &trees.key_expiries, Self::key_expiry)?;
+        self.each("barred", &trees.barred, Self::barred)?;
         self.usages()?;
+        self.each("ledger", &trees.ledger, Self::ledger_owner)?;
+        self.audit()?;
         self.memories()?;
         self.each("stats", &trees.stats, Self::saved_stats)?;
         self.each("stats_journal", &trees.stats_journal, Self::journal)?;
@@ -278,7 +289,11 @@ impl<'a> Check<'a> {
         self.each("key_intents", &trees.key_intents, |_, _, _| {
             Err(damage("an intent is left that opening should have settled"))
         })?;
-        self.each("meta", &trees.meta, |_, _, _| Ok(()))?;
+        self.each("plans", &trees.plans, Self::plans)?;
+        self.each("outbox", &trees.outbox, Self::waiting_event)?;
+        self.each("meta", &trees.meta, |check, _, _| {
+            outbox::endpoints(&check.inner.trees).map(drop)
+        })?;
         self.blobs();
         self.go_on()?;
         Ok(self.report)
@@ -413,9 +428,9 @@ impl<'a> Check<'a> {
             "names" => Ok(decode(value).ok()),
             "keys" => Ok(decode::<KeyRecord>(value).ok().map(|key| key.account)),
             "key_ids" => of_hash(decode(value)),
-            "meta" => Ok(None),
+            "meta" | "outbox" | "plans" | "audit" => Ok(None),
             "pieces" => Ok(part(key, 1).map(AccountKey)),
-            "replay_times" => Ok(part(key, 8).map(AccountKey)),
+            "replay_times" | "key_expiries" => Ok(part(key, 8).map(AccountKey)),
             _ => Ok(part(key, 0).map(AccountKey)),
         }
     }

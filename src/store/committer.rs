@@ -87,11 +87,14 @@ impl Committer {
                 }
             })?;
         let (end, ended) = channel();
-        let state = Arc::clone(&shared);
+        // Weak: nobody waits for that thread to end, and what is shared has the directory's lock.
+        let state = Arc::downgrade(&shared);
         watchdog::start(Arc::clone(&shared.flushing), ended, TICKS_MAX, move || {
             // Nothing is written for it: that would hang as well. An error that the flush may yet have
             // is kept by Linux for whoever opens the files next.
-            if stop(&state, &"a flush has not ended for 10 s") {
+            if let Some(state) = state.upgrade()
+                && stop(&state, &"a flush has not ended for 10 s")
+            {
                 state.alarm.notify_one();
             }
             on_hung();

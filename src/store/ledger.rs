@@ -3,6 +3,8 @@
 //! Rows that are due are frozen in the usage by a swap, written to the tree, and dropped from the usage by
 //! another. Between any two of these they are in both under the same number, with the same content.
 
+use std::ops::ControlFlow;
+
 use crate::domain::account::AccountKey;
 use crate::domain::ledger::LedgerRow;
 use crate::domain::usage::Usage;
@@ -13,9 +15,8 @@ use super::swap::SwapError;
 use super::{Inner, Store, StoreError};
 
 impl Store {
-    /// Calls `visit` with every row of an account's ledger, oldest first. Costs a step for each row.
-    ///
-    /// Beside debits it shows each row as it was at some moment during the call.
+    /// Calls `visit` with every row of an account's ledger, oldest first, as they were at the moment at which
+    /// `usage` was read: they come to its counters. Costs a step for each row; stops when `visit` says so.
     ///
     /// # Errors
     ///
@@ -23,29 +24,33 @@ impl Store {
     pub fn ledger(
         &self,
         account: AccountKey,
-        visit: impl FnMut(LedgerRow),
+        usage: &Usage,
+        visit: impl FnMut(&LedgerRow) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.inner()?.ledger(account, visit)
+        self.inner()?.ledger(account, usage, visit)
     }
 }
 
 impl Inner {
     /// As [`Store::ledger`].
-    pub(super) fn ledger(
+    fn ledger(
         &self,
         account: AccountKey,
-        mut visit: impl FnMut(LedgerRow),
+        usage: &Usage,
+        mut visit: impl FnMut(&LedgerRow) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        // First: a row that is moved meanwhile is then in both.
-        let tail = self.usage(account)?.ledger;
-        let mut last = 0;
-        for row in self.trees.ledger.scan_prefix(account.0).values() {
-            let row: LedgerRow = decode(&row?)?;
-            last = row.no;
-            visit(row);
+        // What is in both, or moved meanwhile, is taken from the usage: it may have grown before it was moved.
+        let gone = op_key(account, usage.ledger.gone());
+        let moved = self.trees.ledger.range(op_key(account, 0)..=gone);
+        for row in moved.values() {
+            if visit(&decode(&row?)?).is_break() {
+                return Ok(());
+            }
         }
-        for row in tail.rows.into_iter().filter(|row| row.no > last) {
-            visit(row);
+        for row in &usage.ledger.rows {
+            if visit(row).is_break() {
+                return Ok(());
+            }
         }
         Ok(())
     }

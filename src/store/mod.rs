@@ -6,6 +6,7 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod adjust;
 mod archive;
 mod audit;
 mod backup;
@@ -26,9 +27,12 @@ mod keys;
 mod ledger;
 mod locks;
 mod memories;
+mod outbox;
 mod pieces;
 mod place;
+mod plans;
 mod recovery;
+mod rename;
 mod reopen;
 mod repair;
 mod replays;
@@ -54,9 +58,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
+use crate::domain::catalog::Catalog;
 use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use adjust::Adjust;
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
 pub use backup::{Backup, BackupError, BackupProgress};
 pub use backup_folder::{BackupCause, BackupFolder};
@@ -69,7 +75,9 @@ pub use keys::{ACTIVE_KEYS_MAX, KeyRow, KeyState, NewKey, Principal};
 pub use memories::{
     AddMemory, Added, Changed, Deleted, Page, PageStart, UpdateMemory, UpdateRefusal,
 };
+pub use outbox::{DueEvent, OutboxState};
 pub use place::{Built, NewTarget, TargetError};
+pub use plans::{ApplyError, PlanInUse, PlanUse};
 pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
 pub use restore::{RestoreError, RestoreStep, Restored, restore};
@@ -95,8 +103,6 @@ pub struct Options {
     /// disk: after that it could not even read what it was writing, and would have to be opened anew.
     /// Writes go on by themselves once there is space again. 0 turns it off.
     pub reserve_bytes: u64,
-    /// The table of plans.
-    pub plans: &'static Plans,
     /// Called once when a flush does not end, after writes were stopped: for a server, to end the process.
     pub on_hung_disk: fn(),
 }
@@ -107,7 +113,6 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             waiting_writes_max: 4_096,
             reserve_bytes: 8 << 20,
-            plans: Plans::seed(),
             on_hung_disk: || {},
         }
     }
@@ -140,6 +145,8 @@ struct Handle {
     /// Idempotency keys of requests that are being answered.
     in_flight: Mutex<HashSet<[u8; 32]>>,
     options: Options,
+    /// The one table of plans, however often the database is opened anew.
+    catalog: Catalog,
     /// Last, so that the directory's lock is freed after the files are closed.
     directory: Arc<DataDirectory>,
 }
@@ -163,10 +170,12 @@ struct Inner {
     db: sled::Db,
     locks: AccountLocks,
     plans: &'static Plans,
+    catalog: Catalog,
     stats: stats::Cache,
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
     totals: Totals,
+    outbox: outbox::Outbox,
     waiting_writes: Semaphore,
     /// Whether a check runs beside writes.
     checking: AtomicBool,
@@ -258,7 +267,7 @@ impl Store {
         if directory.is_unsynced() {
             directory.write_again()?;
         }
-        let (inner, settled) = Inner::open(&directory, &alarm, options, damage)?;
+        let (inner, settled) = Inner::open(&directory, &alarm, options, None, damage)?;
         directory.mark_synced()?;
         let opened = Opened {
             file_system: directory.file_system(),
@@ -266,11 +275,12 @@ impl Store {
             created,
         };
         let handle = Handle {
-            inner: RwLock::new(Some(Arc::new(inner))),
             state: watch::Sender::new(State::Open),
             alarm,
             in_flight: Mutex::default(),
             options,
+            catalog: inner.catalog,
+            inner: RwLock::new(Some(Arc::new(inner))),
             directory,
         };
         Ok((Self(Arc::new(handle)), opened))
@@ -397,11 +407,13 @@ impl Drop for Steps<'_> {
 }
 
 impl Inner {
-    /// Opens the database and settles what a crash left. Returns how many writes that were.
+    /// Opens the database and settles what a crash left. Returns how many writes that were. `catalog` is what
+    /// the process has already, if it has.
     fn open(
         directory: &Arc<DataDirectory>,
         alarm: &Arc<Notify>,
         options: Options,
+        catalog: Option<Catalog>,
         damage: OnDamage,
     ) -> Result<(Self, u64), OpenError> {
         let db = directory.open_database(options.cache_bytes)?;
@@ -425,15 +437,22 @@ impl Inner {
             options.on_hung_disk,
         )
         .map_err(|error| directory::failed(directory.path(), error))?;
+        let catalog = match catalog {
+            Some(catalog) => catalog,
+            None => Self::read_catalog(&trees, damage).map_err(recovering)?,
+        };
+        let outbox = outbox::Outbox::open(&trees, damage).map_err(recovering)?;
         let inner = Self {
             committer,
             trees,
             db,
             locks: AccountLocks::new(),
-            plans: options.plans,
+            plans: catalog.plans,
+            catalog,
             stats: stats::Cache::new(),
             audit: Mutex::new(head),
             totals: Totals::default(),
+            outbox,
             waiting_writes: Semaphore::new(options.waiting_writes_max),
             checking: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(options.reserve_bytes),

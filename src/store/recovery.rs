@@ -5,6 +5,7 @@
 //! the rest is done or the beginning undone.
 
 use crate::domain::account::AccountKey;
+use crate::domain::ledger::LedgerRow;
 use crate::domain::usage::{Intent, IntentKind, Usage};
 
 use super::codec::{decode, encode};
@@ -28,7 +29,7 @@ pub(super) enum OnDamage {
 
 impl OnDamage {
     /// Returns what was found, or `None` if it is damaged and passed over.
-    fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    pub(super) fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match outcome {
             Err(StoreError::Corrupt(_)) if self != Self::Stop => Ok(None),
             outcome => outcome.map(Some),
@@ -64,6 +65,7 @@ impl Inner {
             let keys = u64::try_from(record.active.len()).unwrap_or(u64::MAX);
             active_keys = active_keys.saturating_add(keys);
         }
+        self.all_handed_over();
         damage.judge(self.recover_stats())?;
         let barred = u64::try_from(self.trees.barred.len()).unwrap_or(u64::MAX);
         self.totals.barred.store(barred, Ordering::Release);
@@ -89,12 +91,8 @@ impl Inner {
             settled = self.recover_memories(account, &mut usage)?;
         }
         // Rows that were being moved are in both, or in the usage only: as they are, they are read once.
-        if usage
-            .ledger
-            .rows
-            .iter()
-            .any(|row| row.no <= usage.ledger.frozen)
-        {
+        let is_moving = |row: &LedgerRow| row.no <= usage.ledger.frozen;
+        if usage.is_ledger_due() || usage.ledger.rows.iter().any(is_moving) {
             self.move_ledger(account)?;
         }
         if !usage.events.events.is_empty() {
@@ -283,6 +281,7 @@ impl Inner {
                 let standing = record.map_or(Standing::Good, |record| record.standing);
                 self.bar(account, standing)?;
             }
+            KeyIntent::Rename { from, to } => self.finish_rename(account, from.as_deref(), &to)?,
         }
         Ok(())
     }

@@ -116,7 +116,8 @@ impl Store {
         let opened = self.watched("opening the database anew", ticks_max, || {
             let opened = directory.write_again().and_then(|()| {
                 let (alarm, options) = (&self.0.alarm, self.0.options);
-                let opened = Inner::open(directory, alarm, options, OnDamage::Stop)?;
+                let catalog = Some(self.0.catalog);
+                let opened = Inner::open(directory, alarm, options, catalog, OnDamage::Stop)?;
                 directory.mark_synced()?;
                 Ok(opened)
             });

@@ -3,7 +3,8 @@
 //! What a record says by itself is believed: accounts (`users`), keys (`keys`), counters (`usage`),
 //! memories. What only repeats them is made to agree: indexes of keys and names, counts of memories,
 //! numbers that must be above all that were given, saved aggregates, pieces and recorded answers that
-//! nothing names, and writes whose intents are still there. Where two records contradict each other
+//! nothing names, and writes whose intents are still there. A ledger of which rows are gone gets empty ones
+//! in their place and a row for what they came to, by the counters: no credit comes or goes. Where two records contradict each other
 //! and nothing tells which is right, or one cannot be read, nothing is written.
 //!
 //! Each step by itself leaves the data no worse, whatever the order on the disk, and is found again by
@@ -16,15 +17,18 @@ use std::collections::{HashMap, HashSet};
 use crate::domain::account::AccountKey;
 use crate::domain::cycle::boundary;
 use crate::domain::key::KeyHash;
+use crate::domain::ledger::{LedgerRow, Sums};
 use crate::domain::usage::{KeyNo, Usage};
+use crate::domain::webhook::EndpointId;
 
 use super::check::{Counted, Problem, Progress, has_any, join_name, readable, record_name};
 use super::codec::{decode, decode_borrowed, encode, versioned};
 use super::keys::name_key;
+use super::outbox::{self, OutboxRecord};
 use super::pieces::{self, Owner};
 use super::schema::{
-    AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, StatsHead, Trees,
-    account_key_key, expiry_key, part, replay_time_key,
+    AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, Standing, StatsHead,
+    Trees, account_key_key, expiry_key, op_key, part, replay_time_key,
 };
 use super::usage::{decode_usage, readable_usage};
 use super::{Inner, Store, StoreError};
@@ -78,11 +82,14 @@ impl Repair<'_> {
         self.key_intents()?;
         self.key_indexes()?;
         self.names()?;
+        self.expiries()?;
+        self.barred()?;
         self.accounts()?;
         self.answers()?;
         self.answer_times()?;
         self.orphaned_pieces()?;
-        self.orphaned_aggregates()
+        self.orphaned_aggregates()?;
+        self.outbox()
     }
 
     /// Begins a write.
@@ -226,14 +233,7 @@ impl Repair<'_> {
         let number = account_key_key(record.account, record.no);
         let by_id: Option<KeyHash> = readable(&trees.key_ids, record.id.as_str().as_bytes())?;
         let by_no: Option<KeyHash> = readable(&trees.account_keys, &number)?;
-        let end = record.expires_at.filter(|_| record.revoked.is_none());
-        let index = end.map(|end| expiry_key(end, record.account, record.no));
-        let ends = match index {
-            Some(index) => trees.key_expiries.contains_key(index)?,
-            None => true,
-        };
-        let found = (by_id, by_no, ends) == (Some(hash), Some(hash), true);
-        if found || !self.is_its_accounts(hash, record)? {
+        if (by_id, by_no) == (Some(hash), Some(hash)) || !self.is_its_accounts(hash, record)? {
             return Ok(());
         }
         let other = |found: Option<KeyHash>| match found {
@@ -457,10 +457,155 @@ impl Repair<'_> {
             self.insert(&trees.usage, &account.0, encode(&usage)?)?;
             self.done("usage", &id, "its counters were derived anew");
         }
+        self.ledger(account, &mut usage)?;
         if counted.unreadable == 0 {
             self.aggregates(account, usage, &counted)?;
         }
         Ok(())
+    }
+
+    /// Closes the gaps in an account's ledger. Where no row is gone, or one cannot be read, nothing is written:
+    /// if it does not add up then, nothing tells whether its rows or the counters are right.
+    fn ledger(&mut self, account: AccountKey, usage: &mut Usage) -> Result<(), StoreError> {
+        if !usage.ledger.is_numbered() {
+            return Ok(());
+        }
+        let tree = self.trees().ledger;
+        self.ledger_of_usage(&tree, account, usage)?;
+        let (gone, mut expected) = (usage.ledger.gone(), 1u64);
+        let (mut sums, mut missing) = (Sums::default(), Vec::new());
+        let (first, last) = (op_key(account, 0), op_key(account, gone));
+        for entry in tree.range(first..=last) {
+            let (key, value) = entry?;
+            let Ok(row) = decode::<LedgerRow>(&value) else {
+                return Ok(());
+            };
+            if key != op_key(account, row.no) {
+                return Ok(());
+            }
+            missing.push(expected..row.no);
+            expected = row.no.saturating_add(1);
+            sums.count(&row, usage.cycle);
+        }
+        missing.push(expected..gone.saturating_add(1));
+        missing.retain(|rows| !rows.is_empty());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for row in &usage.ledger.rows {
+            sums.count(row, usage.cycle);
+        }
+        // What they came to goes first: with it, but without the empty rows, the next repair ends the same.
+        let at = usage.ledger.rows.iter().map(|row| row.at).max();
+        let at = at.or(usage.last_activity).unwrap_or(usage.anchor);
+        usage.reconcile(&sums, at);
+        self.insert(&self.trees().usage, &account.0, encode(usage)?)?;
+        for no in missing.into_iter().flatten() {
+            let empty = LedgerRow::lost(no, usage.cycle, at);
+            self.insert(&tree, &op_key(account, no), encode(&empty)?)?;
+        }
+        let what =
+            "rows of its ledger are gone: empty ones and what they came to were put in their place";
+        self.done("ledger", account.anonymous_id(), what);
+        Ok(())
+    }
+
+    /// Makes rows that are in the tree while the usage still has them what the usage says.
+    fn ledger_of_usage(
+        &mut self,
+        tree: &sled::Tree,
+        account: AccountKey,
+        usage: &Usage,
+    ) -> Result<(), StoreError> {
+        for row in &usage.ledger.rows {
+            let key = op_key(account, row.no);
+            let bytes = tree.get(key)?;
+            let Some(bytes) = bytes else { continue };
+            if row.no > usage.ledger.frozen {
+                self.remove(tree, &key)?;
+            } else if decode::<LedgerRow>(&bytes).ok().as_ref() != Some(row) {
+                self.insert(tree, &key, encode(row)?)?;
+            } else {
+                continue;
+            }
+            let name = record_name("ledger", &key);
+            self.done("ledger", name, "it is what the account's usage says again");
+        }
+        Ok(())
+    }
+
+    /// Makes `key_expiries` have every key that ends and is not revoked.
+    fn expiries(&mut self) -> Result<(), StoreError> {
+        let trees = self.trees();
+        self.each("key_expiries", &trees.key_expiries, |repair, key, value| {
+            let tree = repair.trees().key_expiries;
+            let name = record_name("key_expiries", key);
+            if key.len() != 28 {
+                repair.remove(&tree, key)?;
+                repair.done("key_expiries", name, "removed: no sweep can use it");
+            } else if !value.is_empty() {
+                repair.insert(&tree, key, Vec::new())?;
+                repair.done("key_expiries", name, "its value is the empty one again");
+            }
+            Ok(())
+        })?;
+        self.each("keys", &trees.keys, |repair, _, value| {
+            let Ok(record) = decode::<KeyRecord>(value) else {
+                return Ok(());
+            };
+            let (Some(end), None) = (record.expires_at, &record.revoked) else {
+                return Ok(());
+            };
+            let index = expiry_key(end, record.account, record.no);
+            let tree = repair.trees().key_expiries;
+            if !tree.contains_key(index)? {
+                repair.insert(&tree, &index, Vec::new())?;
+                let what = "key_expiries has it again";
+                repair.done("keys", record.id.as_str(), what);
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes `barred` what `users` says.
+    fn barred(&mut self) -> Result<(), StoreError> {
+        let trees = self.trees();
+        self.each("users", &trees.users, |repair, key, value| {
+            let (Ok(key), Ok(record)) = (key.try_into(), decode::<AccountRecord>(value)) else {
+                return Ok(());
+            };
+            let account = AccountKey(key);
+            let tree = repair.trees().barred;
+            if record.standing != Standing::Good && !tree.contains_key(key)? {
+                repair.insert(&tree, &key, Vec::new())?;
+                let what = "it is in barred again, as its record says";
+                repair.done("users", account.anonymous_id(), what);
+            }
+            Ok(())
+        })?;
+        self.each("barred", &trees.barred, |repair, key, value| {
+            let tree = repair.trees().barred;
+            let name = record_name("barred", key);
+            let trees = &repair.inner.trees;
+            let record = match trees.users.get(key)? {
+                // Its record was lost, if anything else of it is there.
+                None if trees.usage.contains_key(key)? => return Ok(()),
+                None => None,
+                Some(bytes) => match decode::<AccountRecord>(&bytes) {
+                    Ok(record) => Some(record),
+                    Err(_) => return Ok(()),
+                },
+            };
+            if record.is_none_or(|record| record.standing == Standing::Good) {
+                repair.remove(&tree, key)?;
+                let what = "removed: its account is not suspended";
+                repair.done("barred", name, what);
+            } else if !value.is_empty() {
+                repair.insert(&tree, key, Vec::new())?;
+                repair.done("barred", name, "its value is the empty one again");
+            }
+            Ok(())
+        })
     }
 
     /// Returns an account's keys, revoked ones too.
@@ -552,7 +697,7 @@ impl Repair<'_> {
             Some(Err(_)) => true,
             None => has_any(&trees.stats_journal, account)?,
         };
-        let last = super::schema::op_key(account, usage.next_op);
+        let last = op_key(account, usage.next_op);
         let later = trees.stats_journal.range(last..).next().transpose()?;
         let later = later.is_some_and(|(key, _)| key.starts_with(&account.0));
         let agrees = match self.inner.derive_stats(account) {
@@ -698,6 +843,36 @@ impl Repair<'_> {
                 Named::Pieces(revision, count)
             }),
         ))
+    }
+
+    /// Removes events that cannot be sent: what cannot be read, or waits for no endpoint.
+    fn outbox(&mut self) -> Result<(), StoreError> {
+        let trees = self.trees();
+        let endpoints = match outbox::endpoints(&trees) {
+            Err(StoreError::Corrupt(_)) => {
+                let ids = outbox::endpoints_of_events(&trees)?;
+                let list = encode(&outbox::Endpoints(ids.clone()))?;
+                self.insert(&trees.meta, outbox::ENDPOINTS, list)?;
+                let what = "the endpoints were derived from what waits for them";
+                self.done("meta", "webhooks", what);
+                ids
+            }
+            endpoints => endpoints?,
+        };
+        self.each("outbox", &trees.outbox, |repair, key, value| {
+            let is_sound = decode::<OutboxRecord>(value).is_ok_and(|record| {
+                let entry = part(key, 8);
+                key.len() == 32 && entry.is_some_and(|entry| outbox::is_in_place(entry, &record))
+            });
+            let endpoint = part(key, 0).map(EndpointId);
+            if is_sound && endpoint.is_some_and(|id| endpoints.contains(&id)) {
+                return Ok(());
+            }
+            repair.remove(&trees.outbox, key)?;
+            let name = record_name("outbox", key);
+            repair.done("outbox", name, "removed: it cannot be sent");
+            Ok(())
+        })
     }
 
     /// Removes aggregates of accounts of which nothing else is there.

@@ -1,7 +1,8 @@
 //! A new data directory from a backup: nothing is written before the whole file was proved.
 //!
 //! How the directory is written all or nothing is in `place.rs`. What a backup leaves out is derived:
-//! names and numbers of keys, the times of recorded answers, and a snapshot of the aggregates.
+//! names and numbers of keys, which of them end when, which accounts are not let in, the times of recorded
+//! answers, and a snapshot of the aggregates.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,7 +20,7 @@ use super::error::{OpenError, StoreError};
 use super::keys::name_key;
 use super::pieces;
 use super::place::{Found, Site, TargetError, look};
-use super::schema::{KeyRecord, Trees, replay_time_key};
+use super::schema::{KeyRecord, Standing, Trees, expiry_key, replay_time_key};
 use super::sequence::{Kind, Placed};
 use super::stats::{Counts, WRITES_MIN, write_snapshot};
 
@@ -188,6 +189,9 @@ impl Restoring {
                     let earlier = trees.names.insert(name.as_str(), name_of);
                     once("a name", earlier)?;
                 }
+                if record.standing != Standing::Good {
+                    insert(&trees.barred, &account.0, &[])?;
+                }
                 insert(&trees.users, key, value)?;
                 self.finish_account()?;
                 self.account = Some(Account {
@@ -216,6 +220,9 @@ impl Restoring {
                 }
                 insert(&trees.replays, key, value)?;
             }
+            Placed::Ledger => pieces::put(&trees.ledger, key, value).map(drop)?,
+            Placed::Audit => pieces::put(&trees.audit, key, value).map(drop)?,
+            Placed::Plan => insert(&trees.plans, key, value)?,
             Placed::Piece => {
                 debug_assert_eq!(kind, Kind::Piece, "nothing else is a piece");
                 pieces::put(&trees.pieces, key, value)?;
@@ -254,6 +261,10 @@ fn put_key(
     once("the id of a key", same_id)?;
     let hash = hash.try_into().map(KeyHash);
     let hash = hash.map_err(|_| StoreError::Corrupt("a key's hash is not 32 bytes".to_owned()))?;
+    if let (Some(end), None) = (record.expires_at, &record.revoked) {
+        let index = expiry_key(end, record.account, record.no);
+        insert(&trees.key_expiries, &index, &[])?;
+    }
     Ok(name_key(trees, &hash, record)?)
 }
 

@@ -19,7 +19,9 @@
 //! | `stats` | account | [`StatsHead`]: saved aggregates |
 //! | `stats_journal` | account, number of the write | [`crate::store::stats::Delta`]: changes since |
 //! | `key_intents` | account, number | [`KeyIntent`]: sign-ups, new and revoked keys under way |
-//! | `meta` | name | the probe of the flush |
+//! | `plans` | generation, number; or `head` | a plan of the catalog; which generation counts, and prices |
+//! | `outbox` | endpoint, time, id of the event | [`crate::store::outbox::OutboxRecord`]: not delivered yet |
+//! | `meta` | name | the probe of the flush, the endpoints of webhooks |
 //!
 //! Numbers in keys are big-endian and of fixed width, so that a prefix is one account's and the order
 //! is time's. No key starts with a number counted down: sled's reverse scan cannot take long runs of
@@ -33,6 +35,7 @@ use crate::domain::event::EventTail;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::ledger::LedgerRow;
 use crate::domain::memory::MemoryId;
+use crate::domain::plan::PlanNo;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Share, Usage};
@@ -62,6 +65,8 @@ pub(crate) struct Trees {
     pub stats: sled::Tree,
     pub stats_journal: sled::Tree,
     pub key_intents: sled::Tree,
+    pub outbox: sled::Tree,
+    pub plans: sled::Tree,
     pub meta: sled::Tree,
 }
 
@@ -86,6 +91,8 @@ impl Trees {
             stats: db.open_tree("stats")?,
             stats_journal: db.open_tree("stats_journal")?,
             key_intents: db.open_tree("key_intents")?,
+            outbox: db.open_tree("outbox")?,
+            plans: db.open_tree("plans")?,
             meta: db.open_tree("meta")?,
         })
     }
@@ -101,6 +108,8 @@ pub(crate) struct AccountRecord {
     pub active: Vec<ActiveKey>,
     /// Whether its keys are let in.
     pub standing: Standing,
+    /// Since when; `None` if it never changed.
+    pub standing_since: Option<Timestamp>,
     /// Events on their way to the audit log.
     pub events: EventTail,
 }
@@ -122,6 +131,7 @@ impl AccountRecord {
             created_at,
             active,
             standing: Standing::Good,
+            standing_since: None,
             events: EventTail::default(),
         }
     }
@@ -285,6 +295,11 @@ pub(crate) enum KeyIntent {
     },
     /// The index of suspended accounts follows the account's record.
     Bar,
+    /// An account moves to another name. Done once the account's record has it.
+    Rename {
+        from: Option<String>,
+        to: String,
+    },
 }
 
 /// A row of the audit log; its key is its number.
@@ -330,6 +345,14 @@ impl Record for Usage {
     fn upgrade(_: u8, bytes: &[u8]) -> Option<Result<Self, StoreError>> {
         Some(v1::usage(bytes))
     }
+}
+
+/// The key of the head of the catalog; no row has so short a key.
+pub(crate) const PLANS_HEAD: &[u8; 4] = b"head";
+
+/// Generation of the catalog, number of a plan.
+pub(crate) fn plan_key(generation: u32, no: PlanNo) -> [u8; 6] {
+    join(generation.to_be_bytes(), no.0.to_be_bytes())
 }
 
 /// Account, number of a key.

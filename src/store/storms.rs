@@ -23,6 +23,7 @@ use super::testing::{NOW, by, memory, new_key, sign_up};
 use super::*;
 use crate::domain::event::Cause;
 use crate::domain::key::KeyId;
+use crate::domain::ledger::{LedgerRow, amount};
 use crate::domain::memory::MemoryId;
 use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
@@ -123,7 +124,11 @@ fn leave(store: &Store, account: AccountKey, left: u64) {
     let inner = store.inner().unwrap();
     let set = inner.swap::<_, std::convert::Infallible>(&inner.trees.usage, &account.0, |record| {
         let mut usage: Usage = decode(record.unwrap())?;
-        usage.granted = usage.used + left;
+        let granted = usage.used + left;
+        let mut row = LedgerRow::lost(0, usage.cycle, NOW);
+        row.amount = amount(granted) - amount(usage.granted);
+        usage.granted = granted;
+        usage.ledger.push(row);
         Ok((Some(encode(&usage)?), ()))
     });
     set.unwrap();

@@ -149,7 +149,7 @@ impl Inner {
                 return Err(StoreError::Corrupt(format!("a step on {id}: {rule}")).into());
             }
             cycle = (usage.cycle != before).then_some(usage.cycle);
-            (rows_due, has_events) = (usage.ledger.is_due(), !usage.events.events.is_empty());
+            (rows_due, has_events) = (usage.is_ledger_due(), !usage.events.events.is_empty());
             Ok((Some(encode(&usage)?), result))
         })?;
         self.locks.forget(account, &settled);
@@ -235,10 +235,13 @@ fn no_usage(account: AccountKey) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ledger::Sums;
+    use crate::domain::event::EventKind;
+    use crate::domain::ledger::{Entry, LedgerRow, Sums, TAIL_ROWS};
     use crate::domain::memory::MemoryId;
     use crate::domain::plan::PlanNo;
-    use crate::domain::usage::Share;
+    use crate::domain::usage::{INTENTS_MAX, Intent, IntentKind, Share};
+    use crate::store::codec::VALUE_BYTES_MAX;
+    use crate::store::keys::ACTIVE_KEYS_MAX;
     use crate::store::testing::NOW;
 
     /// As they were written while a plan was a variant of an enum.
@@ -276,6 +279,62 @@ mod tests {
         assert!(sums.equal(&read), "{sums:?}");
         let again = decode_usage(&encode(&read).unwrap(), Plans::seed()).unwrap();
         assert_eq!(again, read);
+    }
+
+    #[test]
+    fn the_largest_usage_fits_into_one_value() {
+        // Shows that a usage with every key, write under way, row and warning that it can have, and counters
+        // beyond any business, is a value that the database keeps in its log.
+        const MANY: u64 = 1 << 40;
+        let keys = u32::try_from(ACTIVE_KEYS_MAX).unwrap();
+        let mut usage = Usage::new(Plan::PREMIUM, NOW);
+        (usage.granted, usage.used, usage.used_ever) = (MANY, MANY, MANY);
+        (usage.held, usage.next_op, usage.stats_due) = (MANY, MANY, MANY);
+        (usage.cycle, usage.next_key_no) = (1_000, 100_000 + keys);
+        usage.last_activity = Some(NOW);
+        for no in 0..keys {
+            let mut share = Share::new(100_000 + no, Some(Plan::PREMIUM));
+            (share.credits_cap, share.last_activity) = (Some(MANY), Some(NOW));
+            (share.used, share.used_ever, share.held) = (MANY, MANY, 1_000_000);
+            usage.shares.push(share);
+        }
+        for n in 0..INTENTS_MAX as u64 {
+            usage.intents.push(Intent {
+                op: MANY + n,
+                cycle: 1_000,
+                key_no: 100_000,
+                paid_by: 100_001,
+                memory: MemoryId::new(MANY, 7),
+                kind: IntentKind::Add {
+                    cost: 1_000,
+                    replay: Some([7; 16]),
+                },
+            });
+        }
+        // As many as are there when they are moved, and those of other threads until they are gone.
+        usage.ledger.last_no = MANY;
+        usage.ledger.rows.clear();
+        for n in 0..TAIL_ROWS as u32 + 4 {
+            usage.ledger.push(LedgerRow {
+                key_no: 100_000 + n,
+                amount: -1_000_000,
+                count: 1_000_000,
+                entry: Entry::Debit(Operation::AddMemory),
+                ..LedgerRow::lost(0, 1_000, NOW)
+            });
+        }
+        let (remaining, limit) = (MANY, MANY);
+        usage.events.last_no = MANY;
+        for kind in [
+            EventKind::CreditsLow { remaining, limit },
+            EventKind::CreditsExhausted { limit },
+            EventKind::MemoryNearLimit { held: limit, limit },
+        ] {
+            usage.events.push(NOW, Cause::service(), kind);
+        }
+        let bytes = encode(&usage).unwrap().len();
+        assert!(bytes <= VALUE_BYTES_MAX, "{bytes}");
+        println!("{bytes} of {VALUE_BYTES_MAX} bytes");
     }
 
     #[test]

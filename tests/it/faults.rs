@@ -1,7 +1,7 @@
 //! What clients are told while the disk fails.
 
 use http_body_util::BodyExt;
-use memoryos::app::{AdminAccess, App, BackupSettings, Settings};
+use memoryos::app::{AdminAccess, App, BackupSettings, RateLimits, Settings};
 use memoryos::clock::Clock;
 use memoryos::domain::plan::{Plan, Plans, Prices};
 use memoryos::store::Store;
@@ -140,11 +140,15 @@ async fn a_panic_in_a_handler_is_500() {
         body_bytes_max: 65_536,
         public_url: None,
         backups: BackupSettings::asked_only(directory.path().join("backups")),
+        rate_limits: RateLimits::OFF,
+        trusted_proxies: Vec::new(),
+        webhooks: Vec::new(),
     };
     let app = App::new(store, Clock::System, settings);
     let broken = tower::service_fn(|_: http::Request<()>| async { panic!("on purpose") });
     let request = http::Request::get("/memory").body(()).unwrap();
-    let Ok(answer) = memoryos::http::answer(app, broken, request).await;
+    let peer = std::net::IpAddr::from([127, 0, 0, 1]);
+    let Ok(answer) = memoryos::http::answer(app, broken, request, peer).await;
     assert_eq!(answer.status(), 500);
     assert!(answer.headers().contains_key("x-request-id"));
     let body = answer.into_body().collect().await.unwrap().to_bytes();

@@ -11,6 +11,7 @@
 
 mod accounts;
 mod admin;
+mod admin_user;
 mod backups;
 mod credits;
 mod faults;
@@ -19,8 +20,10 @@ mod idempotency;
 mod import;
 mod key_rights;
 mod keys;
+mod limits;
 mod memories;
 mod openapi;
 mod process;
 mod protocol;
 mod tidy;
+mod webhooks;

@@ -7,11 +7,15 @@ use memoryos::domain::plan::{Plan, PlanNo};
 use memoryos::domain::scope::Scopes;
 use memoryos::domain::time::Timestamp;
 use memoryos::domain::usage::Balance;
+use memoryos::domain::webhook::EndpointId;
 use memoryos::store::{KeyRow, PageStart, Stats, Store};
 use serde_json::Value;
 
 use crate::calendar::Micros;
 use crate::model::{Account, Model, Numbers};
+
+/// A receiver of webhooks that takes nothing, so that all it is to be told waits.
+pub(crate) const RECEIVER: EndpointId = EndpointId(*b"receiver");
 
 /// Says how two values differ, if they do.
 pub(crate) fn same<T: PartialEq + Debug>(
@@ -156,8 +160,16 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
             &found.email,
             found.created_at.micros(),
             found.active,
+            found.suspended.then_some(found.standing_since.micros()),
         );
-        let expected = (id, &account.email, account.created, account.active() > 0);
+        let active = account.active() > 0;
+        let expected = (
+            id,
+            &account.email,
+            account.created,
+            active,
+            account.suspended,
+        );
         same("account", &shown, &expected)?;
         let (usage, money) = (&found.usage, account.money.rolled(now));
         let credits = (usage.plan(), usage.granted, usage.used, usage.used_ever);
@@ -216,5 +228,32 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
         let found = store.stats(account.name).await.map_err(failed)?;
         same(&format!("stats of {id}"), &found, &stats(account))?;
     }
-    Ok(())
+    events(store, model).await
+}
+
+/// Compares what the receiver of webhooks is to be told of keys, which never takes anything, with all that
+/// happened to keys: nothing of it is missing, and nothing is told that did not happen.
+async fn events(store: &Store, model: &Model) -> Result<(), String> {
+    let ever = Timestamp::from_micros(Micros::MAX);
+    let due = store.due_events(RECEIVER, ever, usize::MAX).await;
+    let due = due.map_err(|error| format!("events cannot be read: {error}"))?;
+    let mut found: Vec<(String, String)> = Vec::new();
+    for event in due
+        .into_iter()
+        .filter(|event| event.kind.starts_with("key."))
+    {
+        let data: Value = serde_json::from_str(&event.data).map_err(|error| error.to_string())?;
+        let key_id = data["key_id"].as_str().unwrap_or_default().to_owned();
+        found.push((event.kind, key_id));
+    }
+    let mut expected = Vec::new();
+    for key in model.accounts.iter().flat_map(|account| &account.keys) {
+        expected.push(("key.created".to_owned(), key.id.clone()));
+        if key.revoked.is_some() {
+            expected.push(("key.revoked".to_owned(), key.id.clone()));
+        }
+    }
+    found.sort();
+    expected.sort();
+    same("events of keys", &found, &expected)
 }

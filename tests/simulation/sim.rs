@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use memoryos::app::{AdminAccess, App, BackupSettings, Failure, Settings};
+use memoryos::app::{
+    AdminAccess, App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint,
+};
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans, Prices};
@@ -13,7 +15,7 @@ use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::audit::{audit, key_row, masked, numbers, row, same};
+use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
 use crate::model::{Account, Asked, Key, Model, Money, Refused, Spent};
@@ -22,6 +24,7 @@ use crate::random::Random;
 
 mod accounts;
 mod memories;
+mod money;
 
 /// Operations of a run, after those that steer its accounts to where it becomes narrow.
 pub(crate) const STEPS: usize = 1_000;
@@ -308,8 +311,16 @@ impl Sim {
             body_bytes_max: 65_536,
             public_url: None,
             backups: BackupSettings::asked_only(self.home.path().join("backups")),
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: Vec::new(),
+            webhooks: vec![WebhookEndpoint {
+                id: RECEIVER,
+                url: String::new(),
+            }],
         };
         let app = App::new(store.clone(), Clock::Manual(self.clock.clone()), settings);
+        let begun = app.begin_webhooks().await;
+        begun.map_err(|error| format!("webhooks do not begin: {error}"))?;
         self.service = Some((app, store));
         Ok(())
     }
@@ -398,6 +409,13 @@ impl Sim {
             candidates.push(undone);
         }
         candidates.extend(self.partly(op));
+        if let Op::Adjust { account, .. } = op {
+            let mut undone = self.candidate("undone");
+            let account = &mut undone.model.accounts[*account];
+            account.money = account.money.rolled(self.now);
+            undone.unflushed.clear();
+            candidates.push(undone);
+        }
         self.perform(op).await?;
         let after = Image::of(&self.directory());
         let (torn, total, kept) = image.torn(&after, &mut self.random);
@@ -538,6 +556,7 @@ impl Sim {
                 form,
                 plan,
             } => self.plan(*account, *form, *plan).await,
+            Op::Adjust { .. } | Op::Suspend { .. } | Op::Email { .. } => self.admin(op).await,
             Op::Keys { by, all } => self.keys(*by, *all).await,
             Op::AllKeys { all, skip, limit } => self.all_keys(*all, *skip, *limit).await,
             Op::Accounts {
@@ -558,9 +577,11 @@ impl Sim {
             Op::Sweep => {
                 self.app().sweep().await;
                 for account in &mut self.model.accounts {
+                    let now = self.now;
+                    account.replays.retain(|_, replay| now < replay.at + DAY);
                     account
-                        .replays
-                        .retain(|_, replay| self.now < replay.at + DAY);
+                        .adjustments
+                        .retain(|_, replay| now < replay.at + DAY);
                 }
                 for (account, key) in self.due() {
                     self.model.accounts[account].expire(key);
@@ -606,7 +627,10 @@ impl Sim {
             | Op::Walk { by, .. }
             | Op::Stats { by }
             | Op::GptStatus { by } => by.0,
-            Op::Plan { account, .. } => *account,
+            Op::Plan { account, .. }
+            | Op::Adjust { account, .. }
+            | Op::Suspend { account, .. }
+            | Op::Email { account, .. } => *account,
             _ => return Ok(()),
         };
         let account = &self.model.accounts[account];
@@ -654,7 +678,7 @@ impl Sim {
                 .map_err(no),
             key.ended(self.now),
         ) {
-            (Ok(found), None) => {
+            (Ok(found), None) if account.suspended.is_none() => {
                 let scopes = match key.successor {
                     Some(_) => key.scopes.without(Scope::Keys),
                     None => key.scopes,
@@ -677,6 +701,12 @@ impl Sim {
                 )?;
                 self.principals.insert(key.id.clone(), found.clone());
                 Ok(Some(found))
+            }
+            // A request that began before goes on, and is charged as ever.
+            (Err(no @ Refused::Suspended), None) if account.suspended.is_some() => {
+                let before = self.principals.get(&key.id).cloned();
+                self.answered(word(&no));
+                Ok(before)
             }
             (Err(refused), Some(_)) if refused == over(key) => {
                 Ok(self.principals.get(&key.id).cloned())
@@ -793,6 +823,8 @@ fn no(failure: Failure) -> Refused {
         Failure::KeyRotated => Refused::Rotated,
         Failure::KeyNotActive => Refused::NotActive,
         Failure::LastManagingKey => Refused::LastManager,
+        Failure::AccountSuspended => Refused::Suspended,
+        Failure::TooFewCredits(balance) => Refused::TooFew(balance.credits_remaining),
         other => Refused::Fault(format!("{other:?}")),
     }
 }
@@ -822,6 +854,8 @@ fn word(no: &Refused) -> &'static str {
         Refused::Rotated => "key_rotated",
         Refused::NotActive => "key_not_active",
         Refused::LastManager => "last_managing_key",
+        Refused::Suspended => "account_suspended",
+        Refused::TooFew(_) => "insufficient_credits",
         Refused::Fault(_) => "fault",
     }
 }

@@ -16,7 +16,7 @@ pub(in crate::http) fn sign_up() -> Described {
         ACCOUNTS,
         "signUp",
         "Makes an account with its first API key, which is shown this once. Both fields are optional; \
-         without a plan it is Free. The e-mail names the account: it is trimmed and lower-cased, and \
+         without a plan it is the lowest. The e-mail names the account: it is trimmed and lower-cased, and \
          has one account at most.",
     )
     .takes(
@@ -44,6 +44,7 @@ pub(in crate::http) fn sign_up() -> Described {
         Code::SignupClosed,
         Code::PlanNotOpen,
         Code::UserExists,
+        Code::RateLimited,
     ])
     .answers::<SignUpJson>(
         StatusCode::CREATED,

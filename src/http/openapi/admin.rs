@@ -1,14 +1,16 @@
 //! What is told of `/admin/users`, `/admin/user/{key}/plan`, `/admin/sync-memory-counts`,
-//! `/admin/check` and `/admin/backup`.
+//! `/admin/check`, `/admin/backup` and `/admin/webhooks`.
 
 use http::StatusCode;
 use serde_json::json;
 
-use super::super::admin::{BackupJson, CheckJson, PlanChangedJson, SyncJson, UsersJson};
+use super::super::admin::{
+    BackupJson, CheckJson, PlanChangedJson, SyncJson, UsersJson, WebhooksJson,
+};
 use super::super::error::Code;
 use super::describe::Described;
 use super::info::ADMIN;
-use super::schemas::{fields, limit, page, plan, text};
+use super::schemas::{fields, limit, page, plan, reason, text};
 
 /// [`super::super::admin::users`]
 pub(in crate::http) fn users() -> Described {
@@ -28,6 +30,12 @@ pub(in crate::http) fn users() -> Described {
         "q",
         text("Any text.").build(),
         "Part of the account id or e-mail, in any case.",
+    )
+    .query(
+        "email_prefix",
+        text("Any text.").build(),
+        "The beginning of the e-mail, in any case; the accounts then come by e-mail. Costs as much as what \
+         matches, whatever else there is.",
     )
     .answers::<UsersJson>(
         StatusCode::OK,
@@ -72,7 +80,7 @@ pub(in crate::http) fn change_plan() -> Described {
     .takes(
         true,
         "PlanChange",
-        fields(&["plan"], [("plan", plan)]),
+        fields(&["plan"], [("plan", plan), ("reason", reason())]),
         json!({"plan": "Pro"}),
     )
     .writes()
@@ -171,6 +179,35 @@ pub(in crate::http) fn back_up() -> Described {
             "memories": 1,
             "created_at": "2026-02-15T16:20:31.512034+00:00",
             "seconds": 0.012
+        }),
+    )
+}
+
+/// [`super::super::admin::webhooks`]
+pub(in crate::http) fn webhooks() -> Described {
+    Described::new(
+        ADMIN,
+        "listWebhooks",
+        "Says of each receiver of webhooks, which the operator sets with --webhook, what waits for it, what it \
+         has taken since the server's start, and why the last attempt failed.",
+    )
+    .answers::<WebhooksJson>(
+        StatusCode::OK,
+        "The receivers, in the order of the configuration; none if no webhook is set.",
+        json!({
+            "webhooks": [{
+                "url": "https://hooks.example.com/memoryos",
+                "pending": 1,
+                "next_attempt": "2026-02-15T16:20:41.512034+00:00",
+                "delivered": 7,
+                "given_up": 0,
+                "dropped": 0,
+                "last_error": {
+                    "message": "it answered 503",
+                    "at": "2026-02-15T16:20:31.512034+00:00"
+                },
+                "last_success": "2026-02-15T16:18:02.004711+00:00"
+            }]
         }),
     )
 }

@@ -12,7 +12,7 @@ use super::describe::Described;
 use super::info::KEYS;
 use crate::domain::scope::Scope;
 
-use super::schemas::{fields, limit, page, plan, text};
+use super::schemas::{fields, limit, page, plan, reason, text};
 
 /// How a key is named in a path.
 const NAME: &str = "The key's id, as lists show it; the key itself or its masked form work too. Prefer the id: \
@@ -56,6 +56,7 @@ pub(in crate::http) fn create() -> Described {
                 ("scopes", scopes()),
                 ("expires_at", expires_at()),
                 ("credits_per_cycle", credits()),
+                ("reason", reason()),
             ],
         ),
         json!({"description": "laptop", "scopes": ["memory:read"]}),
@@ -325,6 +326,11 @@ pub(in crate::http) fn revoke() -> Described {
          revoke the last active key that manages keys and does not end; the admin can.",
     )
     .name_in_path(NAME, "key_9bTq3MwE7hLp")
+    .query(
+        "reason",
+        text("1 to 256 characters.").build(),
+        "Why, for the audit log; for the admin only.",
+    )
     .writes()
     .refuses(&[
         Code::LastActiveKey,

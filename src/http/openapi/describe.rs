@@ -8,7 +8,7 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::{Object, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type};
 
-use crate::domain::plan::{Operation, Prices};
+use crate::domain::plan::Operation;
 
 use super::super::error::Code;
 use super::{errors, header_ref, schemas};
@@ -25,8 +25,8 @@ pub(in crate::http) struct Described {
     pub(super) answers: Vec<Success>,
     /// The body, for routes that have one.
     pub(super) request: Option<Body>,
-    /// Credits that a success costs.
-    pub(super) price: u64,
+    /// What a success is charged for; `None` if it is free.
+    pub(in crate::http) operation: Option<Operation>,
     /// Whether it waits for the disk.
     pub(super) writes: bool,
     /// Whether a GPT may call it without asking, although it is no GET.
@@ -67,7 +67,7 @@ impl Described {
             description,
             answers: Vec::new(),
             request: None,
-            price: 0,
+            operation: None,
             writes: false,
             harmless: false,
             refusals: Vec::new(),
@@ -111,9 +111,9 @@ impl Described {
         self
     }
 
-    /// Says what a success costs.
+    /// Says what a success is charged for.
     pub(super) fn costs(mut self, operation: Operation) -> Self {
-        self.price = Prices::SEED.of(operation);
+        self.operation = Some(operation);
         self
     }
 
@@ -223,12 +223,12 @@ impl Described {
 }
 
 impl Success {
-    /// Returns the response for a route with that price.
-    pub(super) fn response(&self, price: u64) -> Response {
+    /// Returns the response for a route with that price; `None` if it has none, and says nothing of credits.
+    pub(super) fn response(&self, price: Option<u64>) -> Response {
         let description = match price {
-            0 => self.description.to_owned(),
-            1 => format!("{} It cost 1 credit.", self.description),
-            price => format!("{} It cost {price} credits.", self.description),
+            None => self.description.to_owned(),
+            Some(1) => format!("{} It cost 1 credit.", self.description),
+            Some(price) => format!("{} It cost {price} credits.", self.description),
         };
         let content = ContentBuilder::new()
             .schema(Some(self.schema.clone()))
@@ -238,7 +238,7 @@ impl Success {
             .description(description)
             .header_ref(errors::REQUEST_ID, header_ref(errors::REQUEST_ID))
             .content("application/json", content);
-        if price > 0 {
+        if price.is_some() {
             for name in errors::CREDITS {
                 response = response.header_ref(name, header_ref(name));
             }

@@ -10,7 +10,7 @@ use utoipa::openapi::{
     ResponseBuilder, SchemaFormat, Type,
 };
 
-use crate::app::Failure;
+use crate::app::{Exceeded, Failure, RateLimits, Rule};
 use crate::domain::memory::MemoryError;
 use crate::domain::plan::{Operation, Plan, Prices, UnknownPlan};
 use crate::domain::scope::Scope;
@@ -34,6 +34,8 @@ pub(super) const CREDITS: [&str; 4] = [
     "X-Credits-Reset",
 ];
 const RETRY_AFTER: &str = "Retry-After";
+const RATE_LIMIT: &str = "RateLimit";
+const RATE_LIMIT_POLICY: &str = "RateLimit-Policy";
 const AUTHENTICATE: &str = "WWW-Authenticate";
 const ALLOW: &str = "Allow";
 
@@ -109,6 +111,24 @@ pub(super) fn headers() -> Vec<(&'static str, Header)> {
             header(whole(), "Seconds to wait before trying again.", "1"),
         ),
         (
+            RATE_LIMIT_POLICY,
+            header(
+                words(),
+                "The limit that was reached: its name, how many there may be (`q`), and in how many seconds \
+                 (`w`).",
+                "\"signup-hour\";q=5;w=3600",
+            ),
+        ),
+        (
+            RATE_LIMIT,
+            header(
+                words(),
+                "The limit that was reached: how many are left (`r`), and in how many seconds there is one \
+                 more (`t`).",
+                "\"signup-hour\";r=0;t=720",
+            ),
+        ),
+        (
             AUTHENTICATE,
             header(words(), "How to authenticate.", "Bearer"),
         ),
@@ -166,6 +186,9 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         }
         Code::BackupInProgress => "A backup is being made; there is one at a time.",
         Code::CheckInProgress => "A check is running; there is one at a time.",
+        Code::RateLimited => {
+            "Too many requests of a kind; `rate_limit` names the limit. Nothing was debited."
+        }
         Code::KeyExpired => "The API key's time has come.",
         Code::AccountSuspended => "The operator has suspended the account.",
         Code::InsufficientScope => "The key lacks a scope; `required_scope` names it.",
@@ -251,6 +274,11 @@ fn made(code: Code) -> ApiError {
         Code::MemoryLimitExceeded => Failure::MemoryLimitExceeded(spent()),
         Code::BackupInProgress => Failure::BackupInProgress,
         Code::CheckInProgress => Failure::CheckInProgress,
+        Code::RateLimited => Failure::RateLimited(Exceeded {
+            rule: Rule::SignupHour,
+            quota: RateLimits::default().signup_hour,
+            wait_seconds: 720,
+        }),
         Code::KeyExpired => Failure::KeyExpired,
         Code::AccountSuspended => Failure::AccountSuspended,
         Code::InsufficientScope => Failure::InsufficientScope(Scope::MemoryWrite),
@@ -271,11 +299,10 @@ fn made(code: Code) -> ApiError {
     failure.into()
 }
 
-/// Returns the example for a code: the body that a client gets.
+/// Returns the example for a code: the body that a client gets. When it comes is told by the responses.
 pub(super) fn example(code: Code) -> Example {
     let body = made(code).body(EXAMPLE_ID);
     ExampleBuilder::new()
-        .summary(meaning(code))
         .value(serde_json::from_str(&body).ok())
         .build()
 }
@@ -327,7 +354,13 @@ pub(super) fn response(codes: &[Code]) -> Response {
                 response = response.header_ref(name, header_ref(name));
             }
         }
-        for name in [RETRY_AFTER, AUTHENTICATE, ALLOW] {
+        for name in [
+            RETRY_AFTER,
+            RATE_LIMIT_POLICY,
+            RATE_LIMIT,
+            AUTHENTICATE,
+            ALLOW,
+        ] {
             let has = |(own, _): &(http::HeaderName, _)| own.as_str().eq_ignore_ascii_case(name);
             if error.headers.iter().any(has) {
                 response = response.header_ref(name, header_ref(name));
@@ -408,6 +441,14 @@ pub(super) fn schema() -> Object {
             text("`unknown` if the write may be there later (503).")
                 .enum_values(Some(["unknown"]))
                 .build(),
+        )
+        .property(
+            "rate_limit",
+            text("The limit that was reached (429).").build(),
+        )
+        .property(
+            "retry_after",
+            whole("Seconds to wait, as in Retry-After (429)."),
         )
         .property("bytes_max", whole("Bytes that a body may have (413)."))
         .property(

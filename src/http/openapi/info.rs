@@ -6,7 +6,7 @@ use utoipa::openapi::info::{Info, InfoBuilder, LicenseBuilder};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::{Tag, TagBuilder};
 
-use crate::domain::plan::Plans;
+use crate::domain::plan::{Plans, Prices};
 
 use super::super::ENDPOINTS;
 use super::super::error::Code;
@@ -31,7 +31,7 @@ pub(super) const MEMORIES: &str = "memories";
 pub(super) const ADMIN: &str = "admin";
 
 /// Returns title, version, licence and the conventions, with the tables of plans, prices and codes.
-pub(super) fn info() -> Info {
+pub(super) fn info(plans: &'static Plans, prices: &Prices) -> Info {
     let license = LicenseBuilder::new()
         .name(env!("CARGO_PKG_LICENSE"))
         .identifier(Some(env!("CARGO_PKG_LICENSE")))
@@ -39,20 +39,20 @@ pub(super) fn info() -> Info {
     InfoBuilder::new()
         .title("MemoryOS")
         .version(env!("CARGO_PKG_VERSION"))
-        .description(Some(description()))
+        .description(Some(description(plans, prices)))
         .license(Some(license))
         .build()
 }
 
 /// Adds to the conventions what tables elsewhere in the program know.
-fn description() -> String {
+fn description(plans: &'static Plans, prices: &Prices) -> String {
     let mut text = include_str!("conventions.md").to_owned();
     // Writing to a string cannot fail.
     let mut line = |arguments: std::fmt::Arguments<'_>| _ = text.write_fmt(arguments);
     line(format_args!(
         "\n## Plans\n\n| plan | credits each cycle | memories |\n| --- | --- | --- |\n"
     ));
-    for plan in Plans::seed().iter() {
+    for plan in plans.iter() {
         let (credits, memories) = (plan.credits_per_cycle(), plan.memories_max());
         line(format_args!("| {plan} | {credits} | {memories} |\n"));
     }
@@ -60,7 +60,8 @@ fn description() -> String {
         "\n## Prices\n\nWhat is not listed is free.\n\n| route | credits |\n| --- | --- |\n"
     ));
     for endpoint in ENDPOINTS {
-        let price = (endpoint.describe)().price;
+        let operation = (endpoint.describe)().operation;
+        let price = operation.map_or(0, |operation| prices.of(operation));
         if price > 0 {
             line(format_args!(
                 "| `{} {}` | {price} |\n",

@@ -12,11 +12,13 @@
 
 pub(super) mod account;
 pub(super) mod admin;
+pub(super) mod admin_user;
 pub(super) mod apikey;
 mod describe;
 mod errors;
 mod info;
 pub(super) mod memory;
+pub(super) mod plan;
 mod schemas;
 pub(super) mod system;
 
@@ -32,12 +34,14 @@ use utoipa::openapi::{
     Components, ComponentsBuilder, OpenApiBuilder, PathItem, Paths, Ref, ResponsesBuilder, Server,
 };
 
+use crate::domain::plan::{Operation as Charged, Plans, Prices};
+
 use super::auth::Access;
 use super::error::Code;
 use super::{ENDPOINTS, Endpoint};
 
 pub(super) use describe::Described;
-pub(super) use schemas::{ActiveStatus, ScopeName, ServiceStatus};
+pub(super) use schemas::{AccountStatus, ActiveStatus, ScopeName, ServiceStatus};
 
 /// Whom a document is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +67,14 @@ impl Audience {
 }
 
 /// Returns the `OpenAPI` document for `audience`; `servers` names `public_url` if the operator set one, else the place
-/// that the document came from.
+/// that the document came from. `plans` and `prices` are told of as they are.
 #[must_use]
-pub fn document(audience: Audience, public_url: Option<&str>) -> String {
+pub fn document(
+    audience: Audience,
+    public_url: Option<&str>,
+    plans: &'static Plans,
+    prices: &Prices,
+) -> String {
     let mut paths = Paths::new();
     let mut components = fixed_components();
     for endpoint in ENDPOINTS.iter().filter(|e| audience.wants(e)) {
@@ -87,14 +96,14 @@ pub fn document(audience: Audience, public_url: Option<&str>) -> String {
                 .entry(errors::response_name(codes))
                 .or_insert_with(|| errors::response(codes).into());
         }
-        let item = PathItem::new(method, operation(endpoint, described, &errors));
+        let item = PathItem::new(method, operation(endpoint, described, prices, &errors));
         match paths.paths.get_mut(endpoint.path) {
             Some(path) => path.merge_operations(item),
             None => drop(paths.paths.insert(endpoint.path.to_owned(), item)),
         }
     }
     let document = OpenApiBuilder::new()
-        .info(info::info())
+        .info(info::info(plans, prices))
         .servers(Some([Server::new(public_url.unwrap_or("/"))]))
         .paths(paths)
         .components(Some(components))
@@ -108,18 +117,25 @@ pub fn document(audience: Audience, public_url: Option<&str>) -> String {
 
 /// Returns the document as it is served.
 ///
-/// It is made once: a process has one public URL. Only a process with several servers, as in tests,
-/// makes it again for the others' URLs.
-pub(super) fn bytes(audience: Audience, public_url: Option<&str>) -> Bytes {
-    static MADE: [OnceLock<(Option<String>, Bytes)>; 2] = [OnceLock::new(), OnceLock::new()];
-    let fresh = || Bytes::from(document(audience, public_url));
+/// It is made once: a process has one public URL, one table of plans and its prices. Only a process with
+/// several servers, as in tests, makes it again for the others'.
+pub(super) fn bytes(
+    audience: Audience,
+    public_url: Option<&str>,
+    plans: &'static Plans,
+    prices: &Prices,
+) -> Bytes {
+    type Of = (Option<String>, &'static Plans, Prices);
+    static MADE: [OnceLock<(Of, Bytes)>; 2] = [OnceLock::new(), OnceLock::new()];
+    let fresh = || Bytes::from(document(audience, public_url, plans, prices));
     let [everybody, assistant] = &MADE;
     let slot = match audience {
         Audience::Everybody => everybody,
         Audience::Assistant => assistant,
     };
-    let (of, made) = slot.get_or_init(|| (public_url.map(str::to_owned), fresh()));
-    if of.as_deref() == public_url {
+    let of = || (public_url.map(str::to_owned), plans, *prices);
+    let ((url, of_plans, of_prices), made) = slot.get_or_init(|| (of(), fresh()));
+    if url.as_deref() == public_url && *of_plans == plans && of_prices == prices {
         made.clone()
     } else {
         fresh()
@@ -163,13 +179,15 @@ fn method(endpoint: &Endpoint) -> Option<HttpMethod> {
 fn operation(
     endpoint: &Endpoint,
     described: Described,
+    prices: &Prices,
     errors: &BTreeMap<StatusCode, Vec<Code>>,
 ) -> Operation {
     let consequential = endpoint.method != http::Method::GET && !described.harmless;
+    let price = described.operation.map(|operation| prices.of(operation));
     let mut responses = ResponsesBuilder::new();
     for answer in &described.answers {
         let status = answer.status.as_str();
-        responses = responses.response(status, answer.response(described.price));
+        responses = responses.response(status, answer.response(price));
     }
     for (status, codes) in errors {
         // `/health` has an answer of its own for a status that is an error's elsewhere.
@@ -186,7 +204,7 @@ fn operation(
     let mut operation = OperationBuilder::new()
         .tag(described.tag)
         .operation_id(Some(described.operation_id))
-        .summary(Some(endpoint.summary))
+        .summary(Some(endpoint.summary_with_price(prices)))
         .description(Some(described.description))
         .securities(Some(security(endpoint.access)))
         .responses(responses.build())
@@ -203,6 +221,11 @@ fn operation(
     operation.build()
 }
 
+/// Returns what a success of a route is charged as; `None` if it is free.
+pub(super) fn charged_as(endpoint: &Endpoint) -> Option<Charged> {
+    (endpoint.describe)().operation
+}
+
 /// Returns the codes of a route: those that follow from who may call, from the body and from the price,
 /// and those that the handler names.
 fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
@@ -212,6 +235,7 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
             Code::AmbiguousCredentials,
             Code::AdminRequired,
             Code::AdminDisabled,
+            Code::RateLimited,
         ]);
         if endpoint.access != Access::Admin {
             codes.extend([
@@ -240,7 +264,7 @@ fn codes(endpoint: &Endpoint, described: &Described) -> Vec<Code> {
     if described.takes_parameters() {
         codes.push(Code::InvalidField);
     }
-    if described.price > 0 {
+    if described.operation.is_some() {
         codes.extend([Code::OutOfCredits, Code::Overloaded]);
     }
     if described.writes {

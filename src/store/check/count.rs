@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use crate::domain::account::AccountKey;
 use crate::domain::cycle::boundary;
 use crate::domain::memory::MemoryId;
-use crate::domain::plan::Plan;
 use crate::domain::usage::{KeyNo, Usage};
 
 use super::super::codec::{decode, decode_borrowed};
@@ -53,7 +52,7 @@ impl Counted {
 
 /// A key of an account, as `account_keys` finds it; `None` if its record is not there or another's, which
 /// is named elsewhere.
-type OwnKey = (KeyNo, Option<KeyRecord>);
+pub(super) type OwnKey = (KeyNo, Option<KeyRecord>);
 
 impl Check<'_> {
     /// Compares each account's usage with its keys and its memories, the account alone.
@@ -92,6 +91,8 @@ impl Check<'_> {
         let keys = self.own_keys(account)?;
         self.rules_of_usage(account, &usage, &keys);
         self.intents(account, &usage);
+        self.ledger(account, &usage, &keys)?;
+        self.events("usage", account, &usage.events);
         let id = account.anonymous_id();
         if usage.held != counted.total {
             let (held, total) = (usage.held, counted.total);
@@ -150,7 +151,7 @@ impl Check<'_> {
     /// Checks what holds of a usage by itself, and of the credits of the account and its keys.
     fn rules_of_usage(&mut self, account: AccountKey, usage: &Usage, keys: &[OwnKey]) {
         let id = account.anonymous_id();
-        let most = self.inner.plans.iter().map(Plan::memories_max).max();
+        let most = self.inner.catalog.memories_most;
         let mut wrong = |what: String| self.problem("usage", &id, what);
         if usage.used > usage.granted {
             let (used, granted) = (usage.used, usage.granted);
@@ -164,8 +165,11 @@ impl Check<'_> {
             wrong("its cycle does not end where its months say".to_owned());
         }
         // A plan may go down while its memories stay; but nobody was ever sold more than the largest.
-        if most.is_some_and(|most| usage.held > most) {
-            wrong(format!("it holds {}, more than any plan has", usage.held));
+        if usage.held > most {
+            wrong(format!(
+                "it holds {}, more than any plan ever had",
+                usage.held
+            ));
         }
         for share in &usage.shares {
             let no = share.key_no;

@@ -7,13 +7,16 @@ use crate::domain::json::{self, Object};
 use crate::domain::key::KeyHash;
 use crate::domain::memory::MemoryId;
 use crate::domain::usage::{KeyNo, Usage};
+use crate::domain::webhook::EndpointId;
 
 use super::super::codec::{decode, decode_borrowed, unversioned, versioned};
 use super::super::memories::memory_id;
+use super::super::outbox::{self, OutboxRecord};
 use super::super::pieces::{self, Owner};
+use super::super::plans::read_table;
 use super::super::schema::{
-    AccountRecord, ActiveKey, KeyRecord, MemoryHead, ReplayRecord, StatsHead, account_key_key,
-    expiry_key, memory_key, part, replay_time_key,
+    AccountRecord, ActiveKey, KeyRecord, MemoryHead, PLANS_HEAD, ReplayRecord, StatsHead,
+    account_key_key, expiry_key, memory_key, part, replay_time_key,
 };
 use super::super::stats::Delta;
 use super::super::usage::{decode_usage, readable_usage};
@@ -23,6 +26,15 @@ use super::{
 };
 
 impl Check<'_> {
+    /// The catalog is one fact: its head is read with all its rows. Rows of another generation are what an
+    /// apply that was cut short has left, for the next one to remove.
+    pub(super) fn plans(&mut self, key: &[u8], _: &sled::IVec) -> Result<(), StoreError> {
+        if key == PLANS_HEAD {
+            read_table(&self.inner.trees)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn user(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
         let account = AccountKey(exact(key)?);
         let record: AccountRecord = decode(value)?;
@@ -63,6 +75,8 @@ impl Check<'_> {
                 Some(_) => {}
             }
         }
+        self.standing(account, &record)?;
+        self.events("users", account, &record.events);
         if record.active.is_empty() && !self.admin_took_a_key(account)? {
             let what = "it has no active key, and no admin revoked one";
             self.problem("users", &id, what);
@@ -119,6 +133,14 @@ impl Check<'_> {
         if readable(&trees.account_keys, &number)? != Some(hash) {
             self.problem("keys", id, "its number does not find it in account_keys");
         }
+        if let (Some(end), None) = (record.expires_at, &record.revoked) {
+            let index = expiry_key(end, record.account, record.no);
+            if !trees.key_expiries.contains_key(index)? {
+                let what =
+                    "it ends, but is not in key_expiries: it would stay in its account's list";
+                self.problem("keys", id, what);
+            }
+        }
         let entry = ActiveKey {
             no: record.no,
             hash,
@@ -135,12 +157,6 @@ impl Check<'_> {
             }
             // A revoked key that is listed is named by its account.
             (Some(_), _) => {}
-        }
-        if let Some(end) = record.expires_at.filter(|_| record.revoked.is_none()) {
-            let index = expiry_key(end, record.account, record.no);
-            if !trees.key_expiries.contains_key(index)? {
-                self.problem("keys", id, "the index of keys that end does not have it");
-            }
         }
         let Some(retired) = &record.retired else {
             return Ok(());
@@ -369,6 +385,28 @@ impl Check<'_> {
         }
         if **value != versioned(&[]) {
             return Err(damage("its value is not the empty one"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn waiting_event(
+        &mut self,
+        key: &[u8],
+        value: &sled::IVec,
+    ) -> Result<(), StoreError> {
+        let key: [u8; 32] = exact(key)?;
+        let record: OutboxRecord = decode(value)?;
+        if !part(&key, 8).is_some_and(|entry| outbox::is_in_place(entry, &record)) {
+            return Err(damage("its time is not that of its key"));
+        }
+        // A list that cannot be read is named in `meta`.
+        let endpoints = outbox::endpoints(&self.inner.trees);
+        let is_known = |ids: Vec<_>| {
+            ids.iter()
+                .any(|id| Some(*id) == part(&key, 0).map(EndpointId))
+        };
+        if endpoints.is_ok_and(|ids| !is_known(ids)) {
+            return Err(damage("it waits for an endpoint that there is not"));
         }
         Ok(())
     }

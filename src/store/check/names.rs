@@ -6,7 +6,8 @@ use crate::domain::account::AccountKey;
 use crate::domain::key::KeyId;
 use crate::domain::memory::MemoryId;
 
-use super::super::schema::part;
+use super::super::outbox::event_id;
+use super::super::schema::{PLANS_HEAD, part};
 
 /// Returns how a report names a record: never by an e-mail address, nor by the whole hash of a key.
 pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
@@ -18,8 +19,20 @@ pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
         "keys" => hex(key.get(..8).unwrap_or(key)),
         "names" => "a name".to_owned(),
         "meta" => String::from_utf8_lossy(key).into_owned(),
+        "plans" if key == PLANS_HEAD => "head".to_owned(),
+        "plans" => part(key, 4).map_or_else(|| hex(key), |no| u16::from_be_bytes(no).to_string()),
         "replays" => answer_name(key),
-        "replay_times" => hex(key),
+        "replay_times" | "key_expiries" => hex(key),
+        "audit" => numbered("row", key, 0),
+        "ledger" => format!(
+            "{} {}",
+            account_name(key.get(..16).unwrap_or(key)),
+            numbered("row", key, 16)
+        ),
+        "outbox" => match part(key, 8) {
+            Some(entry) => event_id(entry),
+            None => hex(key),
+        },
         "pieces" => match key.split_first() {
             Some((tag, owner)) => join_name(&char::from(*tag).to_string(), owner),
             None => hex(key),
@@ -48,6 +61,14 @@ fn account_name(key: &[u8]) -> String {
         }
         (Some(account), None) if key.len() == 16 => account.anonymous_id(),
         _ => answer_name(key),
+    }
+}
+
+/// Names a record by the number that its key ends with.
+fn numbered(what: &str, key: &[u8], at: usize) -> String {
+    match part(key, at).map(u64::from_be_bytes) {
+        Some(no) if key.len() == at.saturating_add(8) => format!("{what} {no}"),
+        _ => hex(key),
     }
 }
 

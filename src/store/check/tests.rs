@@ -1,34 +1,43 @@
 //! A small store is sound; each damage is named.
 
 use super::*;
-use crate::domain::event::Cause;
+use crate::domain::event::{Cause, EventKind};
 use crate::domain::key::KeyId;
+use crate::domain::ledger::LedgerRow;
 use crate::domain::memory::MemoryId;
 use crate::domain::plan::Plan;
 use crate::domain::usage::Usage;
-use crate::store::Options;
 use crate::store::codec::{decode_borrowed, encode};
 use crate::store::pieces::{self, Owner};
 use crate::store::schema::{
-    ActiveKey, KeyIntent, MemoryHead, account_key_key, memory_key, op_key, replay_key,
+    ActiveKey, AuditRow, KeyIntent, MemoryHead, account_key_key, memory_key, op_key, replay_key,
     replay_time_key,
 };
 use crate::store::stats::Delta;
 use crate::store::testing::{NOW, add, by, change, new_key, sign_up};
+use crate::store::{NewKey, Options};
 
 /// A small store with something of everything in it, opened anew, so that nothing is under way.
 pub(in crate::store) struct Fixture {
     pub store: Store,
     pub directory: tempfile::TempDir,
-    /// Two keys, one of them revoked; a name; saved aggregates; a recorded answer.
+    /// Two keys, one of them revoked; a name; saved aggregates; a recorded answer; a ledger in both places.
     pub bo: AccountKey,
-    /// No name, no memories.
+    /// No name, no memories; suspended.
     pub al: AccountKey,
     /// Bo's keys: the first, and the revoked one.
     pub keys: [(KeyHash, KeyId); 2],
     pub short: MemoryId,
     pub long: MemoryId,
     pub newest: MemoryId,
+}
+
+/// A key whose time will come.
+fn ends(key: NewKey) -> NewKey {
+    NewKey {
+        expires_at: Some(NOW.plus_seconds(86_400)),
+        ..key
+    }
 }
 
 impl Fixture {
@@ -40,7 +49,7 @@ impl Fixture {
         let bo = sign_up(&store, Some("bo@example.com"), 1_000, first).await;
         let al = sign_up(&store, None, 2_000, new_key("key-of-al")).await;
         store
-            .create_key(bo, second, Some(1), NOW, Cause::service())
+            .create_key(bo, ends(second), Some(1), NOW, Cause::service())
             .await
             .unwrap();
         let short = add(&store, bo, 1, 1, 10).await;
@@ -65,7 +74,9 @@ impl Fixture {
             .await
             .unwrap();
         store.delete_memory(bo, 1, gone, NOW).await.unwrap();
+        store.inner().unwrap().move_ledger(bo).unwrap();
         let newest = add(&store, bo, 1, 6, 10).await;
+        store.suspend(al, true, NOW, by("admin")).await.unwrap();
         drop(store);
         let (store, opened) = Store::open(directory.path(), Options::default()).unwrap();
         assert_eq!(opened.settled, 0);
@@ -140,7 +151,10 @@ impl Fixture {
 async fn what_the_operations_leave_is_sound() {
     let fixture = Fixture::make().await;
     let report = fixture.store.check(&|_| ()).unwrap();
-    assert_eq!(report.to_string(), "2 accounts, 3 keys, 5 memories: sound");
+    assert_eq!(
+        report.to_string(),
+        "2 accounts, 3 keys, 5 memories, 6 ledger rows: sound"
+    );
     // The fixture has what the other tests damage.
     let trees = &fixture.store.trees();
     for tree in [
@@ -148,6 +162,10 @@ async fn what_the_operations_leave_is_sound() {
         &trees.stats,
         &trees.stats_journal,
         &trees.replays,
+        &trees.ledger,
+        &trees.key_expiries,
+        &trees.barred,
+        &trees.audit,
     ] {
         assert!(!tree.is_empty());
     }
@@ -170,6 +188,9 @@ async fn wrong_counters_are_named() {
             format!("usage {bo}: 10001 credits used of 10000 granted"),
             format!("usage {bo}: 10001 credits used in the cycle, 18 ever"),
             format!("usage {bo}: 10001 credits used, 18 ever, but its keys used 18, 18 ever"),
+            format!(
+                "usage {bo}: it counts 10000 credits granted, 10001 used, 18 ever, but its ledger comes to 10000, 18, 18"
+            ),
         ]
     );
     let found = fixture.with_usage(|usage| usage.shares[0].held = 0);
@@ -317,6 +338,7 @@ async fn keys_that_do_not_fit_are_named() {
         [
             format!("keys {second_id}: {missing}"),
             format!("usage {bo}: 18 credits used, 18 ever, but its keys used 12, 12 ever"),
+            format!("ledger {bo} row 3: it is of the key 2, which is not there"),
             format!("usage {bo}: 2 memories were stored with the key 2, which is not there"),
         ]
     );
@@ -351,7 +373,7 @@ async fn keys_that_do_not_fit_are_named() {
         found,
         [
             format!("users {bo}: its active key 2 is revoked"),
-            format!("usage {bo}: it has shares of the keys [1], active are [1, 2]"),
+            format!("usage {bo}: it has shares of the lineages [1], active are [1, 2]"),
         ]
     );
     let found = fixture.with_usage(|usage| usage.shares.clear());
@@ -359,7 +381,7 @@ async fn keys_that_do_not_fit_are_named() {
         found,
         [
             format!("usage {bo}: 18 credits used, 18 ever, but its keys used 6, 6 ever"),
-            format!("usage {bo}: it has shares of the keys [], active are [1]"),
+            format!("usage {bo}: it has shares of the lineages [], active are [1]"),
         ]
     );
     let found = fixture.damaged(&trees.keys, &first.0, None);
@@ -583,7 +605,7 @@ async fn blobs_are_named_and_long_lists_are_cut() {
         (report.problems.len(), report.problems_total),
         (PROBLEMS_LISTED_MAX, 1_100)
     );
-    let end = "\nand 100 more\n2 accounts, 3 keys, 5 memories: 1100 problems";
+    let end = "\nand 100 more\n2 accounts, 3 keys, 5 memories, 6 ledger rows: 1100 problems";
     assert!(report.to_string().ends_with(end));
 }
 
@@ -594,7 +616,15 @@ async fn rules_of_usage_are_checked() {
     let (bo, second_id) = (fixture.bo.anonymous_id(), &fixture.keys[1].1);
     let found = fixture.with_usage(|usage| usage.used_ever += 1);
     let sums = "18 credits used, 19 ever, but its keys used 18, 18 ever";
-    assert_eq!(found, [format!("usage {bo}: {sums}")]);
+    let ledger =
+        "it counts 10000 credits granted, 18 used, 19 ever, but its ledger comes to 10000, 18, 18";
+    assert_eq!(
+        found,
+        [
+            format!("usage {bo}: {sums}"),
+            format!("usage {bo}: {ledger}")
+        ]
+    );
     let found = fixture.with_usage(|usage| usage.shares[0].used = 13);
     let more = "its key 1 used more in the cycle than ever";
     let sums = "18 credits used, 18 ever, but its keys used 19, 18 ever";
@@ -609,7 +639,7 @@ async fn rules_of_usage_are_checked() {
     assert_eq!(
         found,
         [
-            format!("usage {bo}: it holds 1000001, more than any plan has"),
+            format!("usage {bo}: it holds 1000001, more than any plan ever had"),
             format!("usage {bo}: it counts 1000001 memories, 5 are there"),
         ]
     );
@@ -708,7 +738,7 @@ async fn rules_of_accounts_are_checked() {
                 format!("users {al}: {none}")
             );
         } else {
-            let totals = "2 accounts, 3 keys, 5 memories, 1 accounts without a key (an admin revoked it): sound";
+            let totals = "2 accounts, 3 keys, 5 memories, 6 ledger rows, 1 accounts without a key (an admin revoked it): sound";
             assert_eq!(report.to_string(), totals);
         }
         // As it was, for the next round.
@@ -799,7 +829,7 @@ async fn a_damaged_record_is_named_in_every_tree() {
         .next()
         .unwrap()
         .unwrap();
-    let all: [(&str, &sled::Tree); 11] = [
+    let all: [(&str, &sled::Tree); 15] = [
         ("users", &trees.users),
         ("names", &trees.names),
         ("keys", &trees.keys),
@@ -811,13 +841,20 @@ async fn a_damaged_record_is_named_in_every_tree() {
         ("replay_times", &trees.replay_times),
         ("stats", &trees.stats),
         ("stats_journal", &trees.stats_journal),
+        ("ledger", &trees.ledger),
+        ("audit", &trees.audit),
+        ("barred", &trees.barred),
+        ("key_expiries", &trees.key_expiries),
     ];
     for (name, tree) in all {
         let (key, value) = tree.first().unwrap().unwrap();
-        let newer = [&[2], &value[1..]].concat();
+        let newer = [&[9], value.get(1..).unwrap_or_default()].concat();
         let longer = [&value[..], &[0]].concat();
         let empty = Vec::new();
         for (damage, bytes) in [("newer", newer), ("longer", longer), ("empty", empty)] {
+            if *bytes == *value {
+                continue;
+            }
             let found = fixture.damaged(tree, &key, Some(bytes));
             let named = found
                 .iter()
@@ -933,4 +970,156 @@ async fn aggregates_in_memory_are_compared() {
         fixture.bo.anonymous_id()
     );
     assert_eq!(found.problems[0].to_string(), expected);
+}
+
+/// Shows that the ledger is added up: a row that is gone, changed, twice with other content, of a key or a cycle
+/// that is not there, and counters of a key that its rows do not come to.
+#[tokio::test]
+async fn a_ledger_that_does_not_add_up_is_named() {
+    let fixture = Fixture::make().await;
+    let (trees, bo) = (&fixture.store.trees(), fixture.bo.anonymous_id());
+    let row = |no: u64| op_key(fixture.bo, no);
+    let read =
+        |no: u64| -> LedgerRow { decode(&trees.ledger.get(row(no)).unwrap().unwrap()).unwrap() };
+    let with_row = |no: u64, at: u64, change: fn(&mut LedgerRow)| {
+        let mut changed = read(no);
+        change(&mut changed);
+        fixture.damaged(&trees.ledger, &row(at), Some(encode(&changed).unwrap()))
+    };
+    let not = |spent: &str| {
+        format!(
+            "usage {bo}: it counts 10000 credits granted, 18 used, 18 ever, but its ledger comes to {spent}"
+        )
+    };
+    let gone = fixture.damaged(&trees.ledger, &row(2), None);
+    assert_eq!(
+        gone,
+        [format!(
+            "ledger {bo} row 3: the rows from 2 up to it are gone"
+        )]
+    );
+    let last = fixture.damaged(&trees.ledger, &row(4), None);
+    let what = "the rows of its ledger from 4 to 4 are gone";
+    assert_eq!(last, [format!("usage {bo}: {what}")]);
+    let cheaper = with_row(2, 2, |row| row.amount += 1);
+    let of_key = "its key 1 used 12 credits ever, by the rows of its ledger 11";
+    assert_eq!(
+        cheaper,
+        [not("10000, 17, 17"), format!("usage {bo}: {of_key}")]
+    );
+    let dearer = with_row(1, 1, |row| row.amount += 1);
+    assert_eq!(dearer, [not("10001, 18, 18")]);
+    let earlier = with_row(1, 1, |row| row.cycle = 1);
+    let to_come = "it is of the cycle 1, which is to come";
+    let below = "its ledger leaves -18 credits in the cycle 0";
+    assert_eq!(
+        earlier,
+        [
+            format!("ledger {bo} row 1: {to_come}"),
+            not("0, 18, 18"),
+            format!("usage {bo}: {below}"),
+        ]
+    );
+    let another = with_row(3, 3, |row| row.key_no = 1);
+    let of_keys = |no, used, rows| {
+        format!(
+            "usage {bo}: its key {no} used {used} credits ever, by the rows of its ledger {rows}"
+        )
+    };
+    assert_eq!(another, [of_keys(1, 12, 18), of_keys(2, 6, 0)]);
+    let unknown = with_row(3, 3, |row| row.key_no = 9);
+    let no_key = "it is of the key 9, which is not there";
+    assert_eq!(unknown, [format!("ledger {bo} row 3: {no_key}")]);
+    let sign = with_row(1, 1, |row| row.amount = -1);
+    assert!(
+        sign.contains(&format!("ledger {bo} row 1: a grant of -1 credits")),
+        "{sign:?}"
+    );
+    // Row 5 is in the usage; a row in the tree is another one, also if it is the same.
+    let twice = with_row(4, 5, |row| row.no = 5);
+    let other = "the account's usage has another row for it";
+    assert_eq!(twice, [format!("ledger {bo} row 5: {other}")]);
+    let misplaced = with_row(4, 4, |row| row.no = 7);
+    assert_eq!(
+        misplaced,
+        [
+            format!("ledger {bo} row 4: its number is another than its key's"),
+            format!("usage {bo}: {what}"),
+        ]
+    );
+    let numbers = fixture.with_usage(|usage| usage.ledger.last_no += 1);
+    let order = "its ledger's rows are not numbered in order";
+    assert_eq!(numbers, [format!("usage {bo}: {order}")]);
+    let nobody = op_key(AccountKey::new(3_000, 9), 1);
+    let of_nobody = with_nobody(&fixture, &nobody, &read(1));
+    assert!(of_nobody[0].ends_with("its account has no usage"));
+    assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
+}
+
+fn with_nobody(fixture: &Fixture, key: &[u8], row: &LedgerRow) -> Vec<String> {
+    let tree = fixture.store.trees().ledger;
+    fixture.damaged(&tree, key, Some(encode(row).unwrap()))
+}
+
+/// Shows that the audit log is followed from its first row to the last one written, and that the indexes of keys
+/// that end and of suspended accounts are compared with the records.
+#[tokio::test]
+async fn the_audit_log_and_the_indexes_are_checked() {
+    let fixture = Fixture::make().await;
+    let (trees, al) = (&fixture.store.trees(), fixture.al.anonymous_id());
+    let (last, _) = fixture.store.audit_head().unwrap();
+    assert_eq!(last, 7);
+    let key = |no: u64| no.to_be_bytes();
+    let read = |no| -> AuditRow { decode(&trees.audit.get(key(no)).unwrap().unwrap()).unwrap() };
+    let with_row = |no, change: fn(&mut AuditRow)| {
+        let mut row = read(no);
+        change(&mut row);
+        fixture.damaged(&trees.audit, &key(no), Some(encode(&row).unwrap()))
+    };
+    let changed = with_row(3, |row| row.entry.actor.push('x'));
+    assert_eq!(changed, ["audit row 3: the chain is broken here"]);
+    // Whoever makes the hash right breaks the next row; and the last one is known.
+    let rehashed = with_row(3, |row| row.entry.hash = [7; 32]);
+    assert_eq!(
+        rehashed,
+        [
+            "audit row 3: the chain is broken here",
+            "audit row 4: the chain is broken here"
+        ]
+    );
+    let end = with_row(7, |row| row.entry.hash = [7; 32]);
+    assert_eq!(
+        end,
+        [
+            "audit row 7: the chain is broken here",
+            "audit row 7: its hash is another than the last one written"
+        ]
+    );
+    let gone = fixture.damaged(&trees.audit, &key(2), None);
+    assert_eq!(gone, ["audit row 3: the rows before it are gone"]);
+    let cut = fixture.damaged(&trees.audit, &key(7), None);
+    assert_eq!(
+        cut,
+        ["audit the end: the log ends with row 6, row 7 was written"]
+    );
+    let (first, first_id) = &fixture.keys[0];
+    let found = fixture.with_key(*first, |key| key.expires_at = Some(NOW));
+    let what = "it ends, but is not in key_expiries: it would stay in its account's list";
+    assert_eq!(found, [format!("keys {first_id}: {what}")]);
+    let let_in = fixture.damaged(&trees.barred, &fixture.al.0, None);
+    let what = "it is suspended, but not in barred: its keys are let in";
+    assert_eq!(let_in, [format!("users {al}: {what}")]);
+    let bo = fixture.bo.anonymous_id();
+    let kept_out = fixture.damaged(&trees.barred, &fixture.bo.0, Some(vec![]));
+    assert_eq!(
+        kept_out,
+        [format!("barred {bo}: its account is not suspended")]
+    );
+    let events = fixture.with_user(|user| {
+        user.events
+            .push(NOW, Cause::service(), EventKind::Suspended);
+        user.events.last_no += 1;
+    });
+    let what = "the events that it carries are not numbered in order";
+    assert_eq!(events, [format!("users {bo}: {what}")]);
 }

@@ -531,7 +531,10 @@ async fn an_expired_key_takes_no_place() {
     }
     // None is left but those whose time has come: the account is active no more.
     for contains in [None, Some("bo@".to_owned())] {
-        let filter = crate::store::AccountFilter { contains };
+        let filter = crate::store::AccountFilter {
+            contains,
+            ..crate::store::AccountFilter::default()
+        };
         let page = f.store.accounts(&filter, 0, 9, late).unwrap();
         assert_eq!((page.total, page.active), (1, 0));
         assert_eq!((page.rows[0].active, page.rows[0].keys.len()), (false, 0));

@@ -4,13 +4,16 @@
 //! stands still until the test moves it. Callers are [`Actor`]s: `anonymous()`, `account(plan)`,
 //! `admin()`, `revoked_key()`.
 
+pub(crate) mod receiver;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
+use memoryos::app::RateLimits;
 use memoryos::clock::{Clock, ManualClock};
-use memoryos::config::{Config, Secrets};
+use memoryos::config::{Config, Secrets, WebhookConfig, parse_proxies};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans};
 use memoryos::domain::time::Timestamp;
@@ -26,6 +29,8 @@ use tokio::task::JoinHandle;
 pub(crate) const START: &str = "2026-01-15T12:00:00+00:00";
 /// The default admin key of a server on loopback.
 pub(crate) const ADMIN_KEY: &str = "admin-secret-key";
+/// What every test's webhooks are signed with.
+pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-0123456789abcdefgh";
 /// The warning under a quarter of the credits.
 pub(crate) const LOW: &str = "Low credits - less than 25% remaining";
 
@@ -34,6 +39,7 @@ pub(crate) const LOW: &str = "Low credits - less than 25% remaining";
 pub(crate) struct Options {
     pub host: &'static str,
     pub admin_key: Option<&'static str>,
+    pub admin_key_previous: Option<&'static str>,
     /// `JAVLIN_API_KEY`.
     pub api_key: Option<&'static str>,
     pub signup_plans: Vec<Plan>,
@@ -43,6 +49,11 @@ pub(crate) struct Options {
     pub start: &'static str,
     /// A folder for backups, and how often they are due.
     pub backups: Option<(PathBuf, Duration)>,
+    /// Off, but for tests of them.
+    pub rate_limits: RateLimits,
+    pub trusted_proxies: &'static str,
+    /// Who is told what happens.
+    pub webhooks: WebhookConfig,
 }
 
 impl Default for Options {
@@ -50,6 +61,7 @@ impl Default for Options {
         Self {
             host: "127.0.0.1",
             admin_key: None,
+            admin_key_previous: None,
             api_key: None,
             signup_plans: Plans::seed().iter().collect(),
             public_url: None,
@@ -57,6 +69,9 @@ impl Default for Options {
             min_free_bytes: 0,
             start: START,
             backups: None,
+            rate_limits: RateLimits::OFF,
+            trusted_proxies: "",
+            webhooks: WebhookConfig::default(),
         }
     }
 }
@@ -129,7 +144,14 @@ impl Server {
             port: 0,
             data_dir: self.directory.path().join("data"),
             cache_bytes: 8 << 20,
-            signup_plans: options.signup_plans.clone(),
+            plans: None,
+            signup_plans: Some(
+                options
+                    .signup_plans
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            ),
             public_url: options.public_url.map(str::to_owned),
             body_bytes_max: options.body_bytes_max,
             connections_max: 1_024,
@@ -139,10 +161,15 @@ impl Server {
             backup_every: options.backups.as_ref().map(|(_, every)| *every),
             backup_keep: 7,
             min_free_bytes: options.min_free_bytes,
+            rate_limits: options.rate_limits,
+            trusted_proxies: parse_proxies(options.trusted_proxies).unwrap(),
             on_hung_disk: || {},
+            webhooks: options.webhooks.clone(),
             secrets: Secrets {
                 admin_key: options.admin_key.map(Secret::new),
+                admin_key_previous: options.admin_key_previous.map(Secret::new),
                 api_key: options.api_key.map(Secret::new),
+                webhook_secret: Some(Secret::new(WEBHOOK_SECRET)),
             },
         }
     }
@@ -162,6 +189,23 @@ impl Server {
             drop(stopped.await);
         })));
         Ok(())
+    }
+
+    /// Returns host and port.
+    pub(crate) fn address(&self) -> String {
+        self.base.trim_start_matches("http://").to_owned()
+    }
+
+    /// What the next start begins with.
+    pub(crate) fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Stops the server, and waits until it has ended.
+    pub(crate) async fn stop(mut self) {
+        self.store = None;
+        self.stop = None;
+        self.task.take().unwrap().await.unwrap().unwrap();
     }
 
     /// Stops the server and starts it again on the same directory.

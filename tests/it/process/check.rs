@@ -59,7 +59,7 @@ fn check(data: &Path, more: &[&str]) -> (i32, Vec<String>, String) {
 #[test]
 fn a_check_names_each_problem_and_ends_with_1() {
     let data = data();
-    let totals = "2 accounts, 2 keys, 2 memories: ";
+    let totals = "2 accounts, 2 keys, 2 memories, 3 ledger rows: ";
     let (code, lines, errors) = check(data.path(), &[]);
     assert_eq!(
         (code, lines),
@@ -129,7 +129,10 @@ fn a_repair_derives_what_it_can() {
     assert!(name.starts_with("repaired: names acct_") && name.ends_with(again));
     assert!(piece.starts_with("repaired: pieces m "), "{piece}");
     assert_eq!(count, "2 records repaired");
-    assert_eq!(totals, "2 accounts, 2 keys, 2 memories: sound");
+    assert_eq!(
+        totals,
+        "2 accounts, 2 keys, 2 memories, 3 ledger rows: sound"
+    );
     let (code, lines, _) = check(data.path(), &["--repair"]);
     assert_eq!((code, lines.len()), (0, 1), "{lines:?}");
 
@@ -149,7 +152,10 @@ fn a_repair_derives_what_it_can() {
         "{lines:?}"
     );
     assert!(lost.ends_with(": a record has the unknown version 9"));
-    assert_eq!(lines[4], "2 accounts, 2 keys, 2 memories: 1 problem");
+    assert_eq!(
+        lines[4],
+        "2 accounts, 2 keys, 2 memories, 3 ledger rows: 1 problem"
+    );
     let path = data.path().to_str().unwrap();
     let (code, _, errors) = run(&["--port", "0", "--data-dir", path], &[]);
     assert_eq!(code, 1);

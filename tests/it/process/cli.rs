@@ -109,6 +109,38 @@ fn a_wrong_setting_ends_with_2_and_is_named() {
             "ADMIN_KEY_FILE",
         ),
         (&[], &[("ADMIN_KEY", "two words")], "ADMIN_KEY"),
+        (&[], &[("ADMIN_KEY_PREVIOUS", "old")], "ADMIN_KEY_PREVIOUS"),
+        (
+            &[],
+            &[("ADMIN_KEY", "a"), ("ADMIN_KEY_PREVIOUS", "two words")],
+            "ADMIN_KEY_PREVIOUS",
+        ),
+        (
+            &[],
+            &[("ADMIN_KEY", "a"), ("ADMIN_KEY_PREVIOUS_FILE", missing)],
+            "ADMIN_KEY_PREVIOUS_FILE",
+        ),
+        (&["--rate-limits", "none"], &[], "--rate-limits"),
+        (&[], &[("RATE_LIMITS", "0")], "--rate-limits"),
+        (&["--limit-signup-hour=-1"], &[], "--limit-signup-hour"),
+        (&[], &[("LIMIT_SIGNUP_DAY", "many")], "--limit-signup-day"),
+        (
+            &["--limit-signup-global", "1000001"],
+            &[],
+            "--limit-signup-global",
+        ),
+        (
+            &[],
+            &[("LIMIT_AUTH_FAILURES", "1.5")],
+            "--limit-auth-failures",
+        ),
+        (&["--limit-free-routes", "x"], &[], "--limit-free-routes"),
+        (
+            &["--trusted-proxies", "10.0.0.0/33"],
+            &[],
+            "TRUSTED_PROXIES",
+        ),
+        (&[], &[("TRUSTED_PROXIES", "0.0.0.0/0")], "TRUSTED_PROXIES"),
     ];
     for (args, env, name) in cases {
         let mut all = vec!["--data-dir", data_name];
@@ -124,6 +156,101 @@ fn a_wrong_setting_ends_with_2_and_is_named() {
         }
         assert!(!data.exists(), "{args:?} {env:?} made the data directory");
     }
+}
+
+/// Shows that limits are on unless they are turned off, which is a warning; that one can be set and another
+/// turned off; and that the log tells of a limit that strikes, once.
+#[test]
+fn limits_are_on_by_default_and_off_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let sign_ups = |process: &Process, count: usize| {
+        let mut client = process.client();
+        let mut up = || client.call("POST", "/signup", &[], Some("{}")).status;
+        (0..count).map(|_| up()).filter(|s| *s == 201).count()
+    };
+    let process = Process::start(&data, &[], &[("RATE_LIMITS", "on")]);
+    assert_eq!(sign_ups(&process, 9), 5);
+    let log = process.stop();
+    assert!(log.contains("sign-up 5 an hour and 20 a day"), "{log}");
+    let strikes = log.matches("rate limit signup-hour (5 in 3600 s) strikes");
+    assert_eq!(strikes.count(), 1, "{log}");
+
+    let process = Process::start(&data, &[], &[("RATE_LIMITS", "off")]);
+    assert_eq!(sign_ups(&process, 30), 30);
+    let log = process.stop();
+    assert!(log.contains("WARN"), "{log}");
+    assert!(log.contains("rate limits: all off"), "{log}");
+
+    let args = ["--rate-limits", "on", "--limit-signup-day", "0"];
+    let env = [
+        ("LIMIT_SIGNUP_HOUR", "25"),
+        ("TRUSTED_PROXIES", "10.1.0.0/16"),
+    ];
+    let process = Process::start(&data, &args, &env);
+    assert_eq!(sign_ups(&process, 30), 25);
+    let log = process.stop();
+    assert!(log.contains("sign-up 25 an hour and off a day"), "{log}");
+    assert!(log.contains("from proxies in 10.1.0.0/16"), "{log}");
+}
+
+/// Shows that the log at the start says which admin keys count, and never what they are.
+#[test]
+fn a_previous_admin_key_is_told_at_the_start() {
+    const OLD: &str = "an-old-admin-key-that-is-long-enough";
+    let folder = tempfile::tempdir().unwrap();
+    let (data, file) = (folder.path().join("data"), folder.path().join("old"));
+    fs::write(&file, format!("{OLD}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    for (name, value, is_good, line) in [
+        (
+            "ADMIN_KEY_PREVIOUS",
+            OLD,
+            true,
+            "and with ADMIN_KEY_PREVIOUS too",
+        ),
+        (
+            "ADMIN_KEY_PREVIOUS_FILE",
+            file,
+            true,
+            "and with ADMIN_KEY_PREVIOUS too",
+        ),
+        (
+            "ADMIN_KEY_PREVIOUS",
+            ADMIN,
+            false,
+            "ADMIN_KEY_PREVIOUS is the same",
+        ),
+        (
+            "ADMIN_KEY_PREVIOUS",
+            "admin-secret-key",
+            false,
+            "everybody knows it",
+        ),
+    ] {
+        let process = Process::start(&data, &[], &[("ADMIN_KEY", ADMIN), (name, value)]);
+        let mut client = process.client();
+        let mut status = |key| {
+            client
+                .call("GET", "/admin/users", &[("X-ADMIN-KEY", key)], None)
+                .status
+        };
+        assert_eq!(status(ADMIN), 200);
+        assert_eq!(status(OLD), if is_good { 200 } else { 403 });
+        assert_eq!(status("admin-secret-key"), 403);
+        let log = process.stop();
+        assert!(log.contains(line), "{log}");
+        assert!(!log.contains(OLD) && !log.contains(ADMIN), "{log}");
+    }
+    // Off loopback a short one does not count.
+    let args = ["--host", "0.0.0.0"];
+    let env = [("ADMIN_KEY", ADMIN), ("ADMIN_KEY_PREVIOUS", &OLD[..31])];
+    let process = Process::start(&data, &args, &env);
+    let log = process.stop();
+    assert!(
+        log.contains("ADMIN_KEY_PREVIOUS does not count: it has under 32"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! (the connection ended first). Each memory is changed by the writer that made it only, so that its
 //! history is a line; besides, all writers of an account change one shared memory. After the restart
 //! what the service shows is compared with the log. The checks ([`check`]) see a log and an
-//! observation only, and are tested with lies below.
+//! observation only, and are tested with lies below. A receiver of webhooks listens all the time; in the end it
+//! was told of each key that was made or revoked.
 //!
 //! `CRASH_ROUNDS` sets how many rounds (30), `CRASH_SEED` repeats the choices of a run.
 
@@ -14,6 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::harness::WEBHOOK_SECRET;
+use crate::harness::receiver::{Hook, Receiver, Say};
 
 use super::{ADMIN, Answer, Client, NoAnswer, PATIENCE, Process};
 
@@ -817,6 +821,32 @@ impl World {
         }
     }
 
+    /// Waits until every key that was made, or revoked, by an answered request was told of. Returns how many
+    /// webhooks came.
+    fn told(&self, receiver: &Receiver) -> usize {
+        let keys = || self.parts.iter().flat_map(|part| &part.keys);
+        let made = keys().map(|key| ("key.created", key.id.as_str()));
+        let revoked = keys().filter(|key| key.revoked);
+        let revoked = revoked.map(|key| ("key.revoked", key.id.as_str()));
+        let expected: BTreeSet<(&str, &str)> = made.chain(revoked).collect();
+        let hooks = receiver.wait_until(|hooks| {
+            let event = |hook: &Hook| {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                (text(&hook.body["type"]), text(&hook.body["data"]["key_id"]))
+            };
+            let told: BTreeSet<(String, String)> = hooks.iter().map(event).collect();
+            let told: BTreeSet<(&str, &str)> = told
+                .iter()
+                .map(|(kind, id)| (kind.as_str(), id.as_str()))
+                .collect();
+            told.is_superset(&expected)
+        });
+        for hook in &hooks {
+            hook.assert_signed(WEBHOOK_SECRET);
+        }
+        hooks.len()
+    }
+
     /// Load until `answers` requests were answered, then SIGKILL. Returns when that was.
     /// With a `pause` the process is stopped for as long half way.
     fn load_and_kill(
@@ -1138,11 +1168,22 @@ fn totals(client: &mut Client, memories: usize) -> Vec<String> {
 ///
 /// With more workers than processors the system interrupts them anywhere, so that a kill finds more
 /// operations half done; `workers` is 0 for as many as there are processors.
-fn restart(data: &Path, workers: usize) -> (Process, Duration) {
+/// The settings, and the number of workers last.
+fn settings<'a>(webhooks: &'a str, workers: &'a str) -> [(&'a str, &'a str); 5] {
+    [
+        ("ADMIN_KEY", ADMIN),
+        ("WEBHOOKS", webhooks),
+        ("WEBHOOK_SECRET", WEBHOOK_SECRET),
+        ("WEBHOOK_ALLOW_PRIVATE", "true"),
+        ("TOKIO_WORKER_THREADS", workers),
+    ]
+}
+
+fn restart(data: &Path, workers: usize, webhooks: &str) -> (Process, Duration) {
     let started = Instant::now();
     let workers = workers.to_string();
-    let env = [("ADMIN_KEY", ADMIN), ("TOKIO_WORKER_THREADS", &workers)];
-    let env = &env[..if workers == "0" { 1 } else { 2 }];
+    let env = settings(webhooks, &workers);
+    let env = &env[..if workers == "0" { 4 } else { 5 }];
     let process = Process::start(data, &[], env);
     let took = started.elapsed();
     (process, took)
@@ -1163,7 +1204,9 @@ fn what_was_acknowledged_survives_sigkill() {
     println!("CRASH_SEED={seed} CRASH_ROUNDS={rounds}");
     let mut dice = Dice(seed);
     let data = tempfile::tempdir().unwrap();
-    let (mut process, mut took) = restart(data.path(), 0);
+    let receiver = Receiver::new([Say::Status(200)]);
+    let webhooks = receiver.url();
+    let (mut process, mut took) = restart(data.path(), 0, &webhooks);
     let mut world = World::new(&mut process.client());
     let (mut slowest, mut killed_starts, mut settled) = (took, 0u64, 0u64);
     for round in 0..rounds {
@@ -1177,14 +1220,14 @@ fn what_was_acknowledged_survives_sigkill() {
         let killed = world.load_and_kill(process, &mut dice, answers, pause);
         // In half of the rounds the start after the kill is killed as well, up to three times.
         for _ in 0..[0, 1, 0, 3][usize::try_from(round % 4).unwrap()] {
-            let starting = Process::spawn(data.path(), &[], &[("ADMIN_KEY", ADMIN)]);
+            let starting = Process::spawn(data.path(), &[], &settings(&webhooks, "2")[..4]);
             let micros = dice.next() % u64::try_from(took.as_micros()).unwrap();
             starting.wait_for_address(Duration::from_micros(micros));
             starting.kill();
             killed_starts += 1;
         }
         let workers = *dice.pick(&[0, 16, 32]);
-        (process, took) = restart(data.path(), workers);
+        (process, took) = restart(data.path(), workers, &webhooks);
         slowest = slowest.max(took);
         let line = process.log.wait_for("were settled", Duration::ZERO);
         settled += line
@@ -1208,9 +1251,10 @@ fn what_was_acknowledged_survives_sigkill() {
                 .join("\n"),
         );
     }
+    let told = world.told(&receiver);
     process.stop();
     println!(
-        "{rounds} rounds, {killed_starts} starts killed, {settled} writes settled at starts, slowest \
+        "{rounds} rounds, {told} webhooks, {killed_starts} starts killed, {settled} writes settled at starts, slowest \
          start {slowest:?}"
     );
     for (name, count) in &world.totals {

@@ -13,6 +13,7 @@
     reason = "a test that cannot go on fails, and one that is long tells what it has covered"
 )]
 
+mod admin;
 mod backup;
 mod check;
 mod cli;
@@ -20,9 +21,11 @@ mod crash;
 mod durable;
 mod faults;
 mod hostile;
+mod plans;
 mod secrecy;
 mod soak;
 mod storm;
+mod webhooks;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -71,12 +74,13 @@ fn binary() -> String {
     std::env::var("MEMORYOS_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_memoryos").to_owned())
 }
 
-/// A command of the binary under test, with a clean environment.
+/// A command of the binary under test, with a clean environment and without limits, unless `env` says so.
 fn memoryos(args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
     command
         .args(args)
         .env_clear()
+        .env("RATE_LIMITS", "off")
         .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
