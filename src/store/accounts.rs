@@ -260,6 +260,7 @@ impl Store {
         let needle = filter.contains.as_deref().map(str::to_lowercase);
         let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
         let end = skip.saturating_add(limit);
+        let overdue = inner.overdue(now)?;
         for entry in inner.trees.names.scan_prefix(prefix) {
             let (name, account) = entry?;
             let account: AccountKey = decode(&account)?;
@@ -281,7 +282,9 @@ impl Store {
                 rows.push(self.account_row(account, &record, now)?);
             }
             total = total.saturating_add(1);
-            active = active.saturating_add(u64::from(!record.active.is_empty()));
+            let mut keys = record.active.iter();
+            let is_active = keys.any(|key| !overdue.contains(&(account, key.no)));
+            active = active.saturating_add(u64::from(is_active));
         }
         Ok(AccountsPage {
             rows,
