@@ -486,11 +486,20 @@ impl Inner {
             usage.next_key_no = no.saturating_add(1);
             Ok(())
         })?;
-        let kind = EventKind::KeyRotated {
-            key: id.clone(),
-            successor: successor.id.clone(),
-            grace_seconds: grace,
-        };
+        // Whoever watches for new and revoked keys alone hears of a rotation too.
+        let mut kinds = vec![
+            EventKind::KeyRotated {
+                key: id.clone(),
+                successor: successor.id.clone(),
+                grace_seconds: grace,
+            },
+            EventKind::KeyCreated {
+                key: successor.id.clone(),
+            },
+        ];
+        if until <= now {
+            kinds.push(EventKind::KeyRevoked { key: id.clone() });
+        }
         self.swap_account(account, |account| {
             if until <= now {
                 account.active.retain(|key| key.no != old.no);
@@ -500,7 +509,9 @@ impl Inner {
                 hash: successor.hash,
                 lineage: old.lineage,
             });
-            account.events.push(now, cause.clone(), kind.clone());
+            for kind in &kinds {
+                account.events.push(now, cause.clone(), kind.clone());
+            }
         })?;
         self.supersede(&old_hash, &successor.id, now, until, by_of(&cause.actor))?;
         self.trees.key_intents.remove(intent)?;

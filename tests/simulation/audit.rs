@@ -249,7 +249,7 @@ async fn events(store: &Store, model: &Model) -> Result<(), String> {
     let mut expected = Vec::new();
     for key in model.accounts.iter().flat_map(|account| &account.keys) {
         expected.push(("key.created".to_owned(), key.id.clone()));
-        if key.revoked.is_some() {
+        if key.revoked.is_some() && !key.expired {
             expected.push(("key.revoked".to_owned(), key.id.clone()));
         }
     }
