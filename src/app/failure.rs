@@ -71,8 +71,11 @@ pub enum Failure {
     KeyNotFound,
     /// The account has as many active keys as it can.
     KeyLimitReached,
-    /// It is the account's only active key.
-    LastActiveKey,
+    /// It is the account's only active key that manages keys and does not end.
+    LastActiveKey {
+        /// Whether other keys are active, which do not.
+        others: bool,
+    },
     /// More than one key has that masked form.
     AmbiguousKey,
     /// No such memory.

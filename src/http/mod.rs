@@ -132,9 +132,12 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/credits/history" Key(Account) false ledger::history, "Credits that came and went"),
     endpoint!(GET "/credits/statement" Key(Account) false ledger::statement, "A cycle's statement"),
     endpoint!(DELETE "/account" Key(Account) true erasure::account, "Erase the account"),
+    endpoint!(GET "/whoami" Key false account::whoami, "Say what a key is and may do"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
+    endpoint!(PATCH "/apikey/{key}" KeyOrAdmin(Keys) true apikey::change, "Change an API key"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
+    endpoint!(POST "/apikey/{key}/rotate" KeyOrAdmin(Keys) true apikey::rotate, "Rotate an API key"),
     endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories"),
     endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory"),
     endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory"),
@@ -169,6 +172,7 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
     let memory = segment("memory")
         .and(at("/memory").or(named("/memory/{id}")).unify())
         .boxed();
+    let rotate = name().and(segment("rotate")).and(warp::path::end()).boxed();
     let apikey = segment("apikey")
         .and(segment("new").and(at("/apikey/new")))
         .or(segment("apikey")
@@ -176,6 +180,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/apikey/list")))
         .unify()
         .or(segment("apikey").and(named("/apikey/{key}")))
+        .unify()
+        .or(segment("apikey").and(resource(app, "/apikey/{key}/rotate", rotate)))
         .unify()
         .boxed();
     // One account: by itself, or a part of it under the last segment.
@@ -232,6 +238,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/credits/statement")))
         .unify()
         .or(segment("account").and(at("/account")))
+        .unify()
+        .or(segment("whoami").and(at("/whoami")))
         .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()

@@ -7,12 +7,12 @@
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::plan::Plan;
-use crate::domain::scope::Scopes;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Payer, Share, Usage};
 
 use super::codec::{decode, encode};
-use super::schema::{KeyRecord, Standing, Trees, account_key_key};
+use super::schema::{KeyRecord, Standing, Trees, account_key_key, expiry_key};
 use super::{Inner, Ordering, Store, StoreError};
 
 /// Most active keys of an account.
@@ -105,6 +105,17 @@ pub struct KeyRow {
     pub expired: bool,
     /// The counters of its lineage, as of the account's current cycle.
     pub share: Share,
+}
+
+impl KeyRow {
+    /// Returns what it may do now: one that was rotated manages no keys.
+    #[must_use]
+    pub const fn scopes_now(&self) -> Scopes {
+        match self.successor {
+            Some(_) => self.scopes.without(Scope::Keys),
+            None => self.scopes,
+        }
+    }
 }
 
 impl Store {
@@ -313,7 +324,7 @@ fn retired_share(record: &KeyRecord, usage: &Usage) -> Option<Share> {
     Some(share)
 }
 
-/// Writes what finds a key's record: its id, its number.
+/// Writes what finds a key's record: its id, its number, the time of its end.
 pub(super) fn name_key(
     trees: &Trees,
     hash: &KeyHash,
@@ -324,5 +335,15 @@ pub(super) fn name_key(
     trees
         .account_keys
         .insert(account_key_key(record.account, record.no), hash)?;
+    index_expiry(trees, record)
+}
+
+/// Notes when a key ends, for the sweep. An entry that is not true any more stays until its time: the key's
+/// record decides.
+pub(super) fn index_expiry(trees: &Trees, record: &KeyRecord) -> Result<(), StoreError> {
+    if let Some(end) = record.expires_at.filter(|_| record.revoked.is_none()) {
+        let index = expiry_key(end, record.account, record.no);
+        trees.key_expiries.insert(index, &[])?;
+    }
     Ok(())
 }

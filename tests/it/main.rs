@@ -20,6 +20,7 @@ mod faults;
 mod harness;
 mod idempotency;
 mod import;
+mod key_rights;
 mod keys;
 mod ledger;
 mod limits;

@@ -819,6 +819,77 @@ async fn key_routes(c: &mut Conversation, key: &str, key_id: &str) {
         .await;
     let own = format!("/apikey/{key_id}");
     c.send(revoke, 400, &own, keyed(key)).await;
+    key_changes(c, key, &own, &theirs).await;
+}
+
+async fn key_changes(c: &mut Conversation, key: &str, own: &str, theirs: &str) {
+    let who = (Method::GET, "/whoami");
+    c.send(who.clone(), 200, "/whoami", keyed(key)).await;
+    c.send(who, 401, "/whoami", |r| r).await;
+    let new = (Method::POST, "/apikey/new");
+    let body = json!({"scopes": ["memory:read", "keys"], "credits_per_cycle": 9,
+        "expires_at": "9999-12-31T23:59:59Z"});
+    let made = c
+        .send(new.clone(), 201, "/apikey/new", |r| {
+            keyed(key)(r).json(&body)
+        })
+        .await;
+    let small = made.text("/api_key");
+    let id = format!("/apikey/{}", made.text("/key_id"));
+    for (status, body) in [
+        (403, json!({"scopes": ["account"]})),
+        (409, json!({"expires_at": "9999-12-31T23:59:59.1Z"})),
+        (409, json!({"credits_per_cycle": 10})),
+    ] {
+        c.send(new.clone(), status, "/apikey/new", |r| {
+            keyed(&small)(r).json(&body)
+        })
+        .await;
+    }
+    let change = (Method::PATCH, "/apikey/{key}");
+    for (status, path, body) in [
+        (
+            200,
+            id.as_str(),
+            json!({"description": "small", "credits_per_cycle": 5}),
+        ),
+        (200, id.as_str(), json!({"credits_per_cycle": 9})),
+        (400, id.as_str(), json!({})),
+        (403, theirs, json!({"description": "mine"})),
+        (
+            404,
+            "/apikey/key_000000000000",
+            json!({"description": "mine"}),
+        ),
+        (409, own, json!({"scopes": ["memory:read"]})),
+    ] {
+        c.send(change.clone(), status, path, |r| keyed(key)(r).json(&body))
+            .await;
+    }
+    c.send(change.clone(), 200, &id, |r| {
+        admin(r).json(&json!({"expires_at": null}))
+    })
+    .await;
+    let rotate = (Method::POST, "/apikey/{key}/rotate");
+    let path = format!("{id}/rotate");
+    let grace = |seconds: u64| json!({ "grace_seconds": seconds });
+    c.send(rotate.clone(), 400, &path, |r| {
+        keyed(key)(r).json(&grace(604_801))
+    })
+    .await;
+    let stronger = format!("{own}/rotate");
+    c.send(rotate.clone(), 403, &stronger, keyed(&small)).await;
+    let next = c.send(rotate.clone(), 201, &path, keyed(key)).await;
+    c.send(rotate.clone(), 409, &path, keyed(key)).await;
+    c.send(rotate.clone(), 403, &path, keyed(&small)).await;
+    c.send((Method::GET, "/whoami"), 200, "/whoami", keyed(&small))
+        .await;
+    let path = format!("/apikey/{}/rotate", next.text("/key_id"));
+    c.send(rotate, 201, &path, |r| admin(r).json(&grace(0)))
+        .await;
+    let all = "/apikey/list?status=all";
+    c.send((Method::GET, "/apikey/list"), 200, all, keyed(key))
+        .await;
 }
 
 async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {

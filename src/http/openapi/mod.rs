@@ -44,7 +44,7 @@ use super::error::Code;
 use super::{ENDPOINTS, Endpoint};
 
 pub(super) use describe::Described;
-pub(super) use schemas::{AccountStatus, ActiveStatus, ServiceStatus};
+pub(super) use schemas::{AccountStatus, ActiveStatus, ScopeName, ServiceStatus};
 
 /// Whom a document is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
