@@ -1,5 +1,7 @@
 //! The command line.
 
+mod admin;
+mod audit;
 mod plans;
 
 use std::cell::RefCell;
@@ -42,7 +44,9 @@ Examples:
   memoryos check                              recount everything in a stopped server's data
   memoryos plans --plans plans.toml           what a file of plans and prices would change in a stopped server's data
   memoryos backup a.backup                    back up a stopped server; POST /admin/backup one that runs
+  memoryos admin --help                       what an admin does, on this machine, while the server is stopped
   memoryos restore a.backup --data-dir new    make a data directory of a backup
+  memoryos audit verify                       prove the audit log of a stopped server's data
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
 Secrets come from the environment or a file, never from a flag:
@@ -158,6 +162,17 @@ enum Command {
     /// was interrupted is finished by running it again.
     #[command(after_help = RESTORE_HELP)]
     Restore(BackupArgs),
+    /// Do what an admin does, in a stopped server's data.
+    ///
+    /// For an operator who lost the admin key, and for users who lost all their keys. Whoever may write the
+    /// data directory may do this; the audit log calls them `operator`.
+    #[command(subcommand, after_help = admin::HELP)]
+    Admin(admin::AdminCommand),
+    /// Prove the audit log of a stopped server, or write it out.
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
+    },
 }
 
 /// Which backup, and where the data is.
@@ -186,6 +201,8 @@ pub fn run() -> ExitCode {
         Command::Plans(args) => plans::run(args),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
+        Command::Admin(command) => admin::run(command),
+        Command::Audit { command } => audit::run(command),
     }
 }
 
@@ -376,8 +393,9 @@ fn back_up(args: &BackupArgs) -> ExitCode {
 fn restore(args: &BackupArgs) -> ExitCode {
     crate::telemetry::start();
     let directory = &args.data.data_dir;
+    let now = Clock::System.now();
     let (verifying, writing) = (Bar::new("verifying"), Bar::new("writing"));
-    let outcome = store::restore(&args.file, directory, &mut |step, done, all| {
+    let outcome = store::restore(&args.file, directory, now, &mut |step, done, all| {
         match step {
             RestoreStep::Verifying => verifying.show(done, all),
             RestoreStep::Writing => {

@@ -5,7 +5,7 @@ use crate::domain::event::Cause;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::store::{AccountRow, KeyRefusal, KeyRow, OpError, Principal, StoreError};
+use crate::store::{AccountRow, KeyRefusal, KeyRow, OpError, Principal};
 
 use super::{App, Caller, Failure, SignedUp, new_key};
 
@@ -199,18 +199,7 @@ impl App {
         principal: &Principal,
         revoked_too: bool,
     ) -> Result<(AccountRow, Vec<KeyRow>), Failure> {
-        let (account, now) = (principal.account, self.now());
-        self.blocking(move |store| {
-            let row = store.account(account, now)?;
-            let row = row.ok_or_else(|| StoreError::Corrupt("a key has no account".to_owned()))?;
-            let keys = if revoked_too {
-                store.keys(account, now)?
-            } else {
-                row.keys.clone()
-            };
-            Ok((row, keys))
-        })
-        .await
+        self.account_and_keys(principal.account, revoked_too).await
     }
 
     /// Returns keys of all accounts and how many there are; for the admin.
@@ -250,11 +239,12 @@ impl App {
         let key = self.addressed_key(own, address, now).await?;
         let revoked = self
             .store()
-            .revoke_key(key.account, &key.id, own.is_none(), now, cause)
+            .revoke_key(key.account, &key.id, own.is_none(), now, cause.clone())
             .await;
         let revoked = revoked.map_err(|error| match error {
             OpError::Refused(KeyRefusal::LastManager) => {
                 log::info!("revoking key {} refused: it is the only active one", key.id);
+                self.key_kept(key.account, key.id.clone(), cause);
                 Failure::LastActiveKey
             }
             error => key_failure(error),

@@ -295,7 +295,7 @@ impl App {
 }
 
 /// Hashes an `Idempotency-Key` to the name of its record, and operation and body to a fingerprint.
-fn idempotency_hashes(operation: &str, key: &str, body: &[u8]) -> ([u8; 16], [u8; 32]) {
+pub(super) fn idempotency_hashes(operation: &str, key: &str, body: &[u8]) -> ([u8; 16], [u8; 32]) {
     let mut name = [0; 16];
     for (to, from) in name.iter_mut().zip(Sha256::digest(key.as_bytes())) {
         *to = from;

@@ -5,6 +5,8 @@
 
 mod accounts;
 mod admin;
+mod admin_user;
+mod audit;
 mod authenticate;
 mod backups;
 mod failure;
@@ -28,6 +30,7 @@ use crate::store::{Debited, OpError, Store, StoreError};
 
 pub use accounts::{Credits, SignUp, SignedUp};
 pub use admin::{PlanChange, Target};
+pub use admin_user::{AdjustRequest, Adjusted, Moved, Recorded};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
 pub use failure::Failure;
@@ -42,8 +45,8 @@ use backups::Backups;
 use webhooks::Webhooks;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, DueEvent, KeyRow, Page,
-    PageStart, Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport,
+    DueEvent, KeyRow, Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -82,6 +85,7 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    audit: audit::Audit,
     limits: Limits,
     webhooks: Webhooks,
 }
@@ -98,6 +102,7 @@ impl App {
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            audit: audit::Audit::default(),
             limits,
             webhooks,
         }))

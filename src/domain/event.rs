@@ -14,6 +14,26 @@ use super::time::Timestamp;
 /// Most characters of a reason that an admin gives.
 pub const REASON_CHARS_MAX: usize = 256;
 
+/// The text is no reason; a sentence for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("It must have 1 to {REASON_CHARS_MAX} characters, and no control character.")]
+pub struct BadReason;
+
+/// Returns a reason as it is kept: without the space around it.
+///
+/// # Errors
+///
+/// [`BadReason`] if nothing or more than [`REASON_CHARS_MAX`] characters are left, or one is a control
+/// character.
+pub fn parse_reason(text: &str) -> Result<String, BadReason> {
+    let reason = text.trim();
+    let count = reason.chars().count();
+    if !(1..=REASON_CHARS_MAX).contains(&count) || reason.chars().any(char::is_control) {
+        return Err(BadReason);
+    }
+    Ok(reason.to_owned())
+}
+
 /// The id of a request, as in `X-Request-Id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RequestId([u8; 16]);
@@ -75,8 +95,20 @@ impl Cause {
     /// Returns the cause of what comes of itself.
     #[must_use]
     pub const fn service() -> Self {
+        Self::by(Actor::Service)
+    }
+
+    /// Returns the cause of what a command on the machine does.
+    #[must_use]
+    pub const fn operator() -> Self {
+        Self::by(Actor::Operator)
+    }
+
+    /// Returns the cause of what somebody does by no request, for no reason that is told.
+    #[must_use]
+    pub const fn by(actor: Actor) -> Self {
         Self {
-            actor: Actor::Service,
+            actor,
             reason: None,
             request: None,
         }
@@ -191,9 +223,9 @@ pub enum EventKind {
         /// When the backup was made.
         made_at: Timestamp,
     },
-    /// The clock went back.
+    /// The clock was set back.
     ClockStep {
-        /// Seconds.
+        /// By how many seconds; below 0.
         seconds: i64,
     },
     /// The account was erased.
@@ -331,6 +363,23 @@ impl EventTail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_trimmed_and_bounded() {
+        // Shows the bounds in characters, not bytes, on both sides of each.
+        let longest = "ä".repeat(REASON_CHARS_MAX);
+        let padded = format!(" {longest}\n");
+        assert_eq!(parse_reason(&padded), Ok(longest.clone()));
+        assert_eq!(parse_reason(" x "), Ok("x".to_owned()));
+        for bad in [
+            format!("{longest}x"),
+            String::new(),
+            " \t ".to_owned(),
+            "a\nb".to_owned(),
+        ] {
+            assert_eq!(parse_reason(&bad), Err(BadReason), "{bad:?}");
+        }
+    }
 
     #[test]
     fn events_are_numbered_and_go_in_order() {

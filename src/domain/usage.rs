@@ -21,6 +21,9 @@ use super::time::Timestamp;
 /// microseconds, not until it is on the disk: no more of them than processors are.
 pub const INTENTS_MAX: usize = 24;
 
+/// Most credits that an admin gives or takes at once.
+pub const ADJUST_MAX: u64 = 1_000_000_000_000;
+
 /// The number of a key within its account: 1 for the first, never given twice.
 pub type KeyNo = u32;
 
@@ -581,6 +584,9 @@ impl Usage {
                 let back = amount(self.granted).saturating_sub(amount(before));
                 let at = self.newest_row_time();
                 self.enter(Entry::Correction, back, at, 0, None);
+                // The audit log may have the other already: it tells of both.
+                let kind = EventKind::CreditsAdjusted { amount: back };
+                self.events.push(at, Cause::service(), kind);
             }
             IntentKind::Adjust { .. } | IntentKind::Delete => {}
         }

@@ -47,7 +47,7 @@ pub(crate) struct AccountJson {
     created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     last_activity: Option<Timestamp>,
-    #[schema(value_type = super::openapi::ActiveStatus)]
+    #[schema(value_type = super::openapi::AccountStatus)]
     status: &'static str,
     /// The active keys, masked.
     api_keys: Vec<String>,
@@ -56,6 +56,7 @@ pub(crate) struct AccountJson {
 impl From<AccountRow> for AccountJson {
     fn from(row: AccountRow) -> Self {
         let balance = row.usage.balance();
+        let status = row.status();
         Self {
             account_id: row.account_id,
             email: row.email,
@@ -68,7 +69,7 @@ impl From<AccountRow> for AccountJson {
             reset_date: balance.reset,
             created_at: row.created_at,
             last_activity: row.usage.last_activity,
-            status: if row.active { "active" } else { "inactive" },
+            status,
             api_keys: row.keys.into_iter().map(|key| key.masked).collect(),
         }
     }
@@ -78,9 +79,12 @@ impl From<AccountRow> for AccountJson {
 pub(super) async fn users(app: App, request: Request) -> Answer {
     let (page, limit, skip) = page_and_limit(&request)?;
     let contains = request.query_param("q")?.filter(|q| !q.is_empty());
-    let found = app
-        .accounts(AccountFilter { contains }, skip, limit)
-        .await?;
+    let email_prefix = request.query_param("email_prefix")?;
+    let filter = AccountFilter {
+        contains,
+        email_prefix: email_prefix.filter(|prefix| !prefix.is_empty()),
+    };
+    let found = app.accounts(filter, skip, limit).await?;
     Reply::json(
         StatusCode::OK,
         &UsersJson {
@@ -110,6 +114,7 @@ pub(crate) struct PlanChangedJson {
 pub(super) async fn change_plan(app: App, request: Request) -> Answer {
     let mut fields = request.fields()?;
     let plan = fields.plan("plan", app.plans())?;
+    let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
     let plan = plan.ok_or(Failure::PlanRequired)?;
     let target = Target::parse(request.path_param("key")?);
@@ -117,7 +122,9 @@ pub(super) async fn change_plan(app: App, request: Request) -> Answer {
         account_id,
         previous,
         usage,
-    } = app.change_plan(&target, plan, request.cause(None)).await?;
+    } = app
+        .change_plan(&target, plan, request.cause(reason))
+        .await?;
     let balance = usage.balance();
     Reply::json(
         StatusCode::OK,

@@ -103,6 +103,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
     let account_id = fields.string("account_id")?.map(account_id_form);
     let plan = fields.plan("plan", app.plans())?;
     let description = fields.string("description")?;
+    let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
     if description
         .as_ref()
@@ -132,7 +133,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
                 plan,
                 description,
             },
-            request.cause(None),
+            request.cause(reason),
         )
         .await?;
     Reply::json(
@@ -175,11 +176,7 @@ pub(crate) struct KeyListJson {
 
 /// `GET /apikey/list`.
 pub(super) async fn list(app: App, request: Request) -> Answer {
-    let revoked_too = match request.query_param("status")?.as_deref() {
-        None | Some("active") => false,
-        Some("all") => true,
-        Some(_) => return Err(ApiError::field("status", "It must be active or all.")),
-    };
+    let revoked_too = revoked_too(&request)?;
     match &request.caller {
         Caller::Key(principal) => {
             let (account, keys) = app.keys_of(principal, revoked_too).await?;
@@ -218,6 +215,15 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
     }
 }
 
+/// Says whether a list of keys shall have the revoked ones too: `status`.
+pub(super) fn revoked_too(request: &Request) -> Result<bool, ApiError> {
+    match request.query_param("status")?.as_deref() {
+        None | Some("active") => Ok(false),
+        Some("all") => Ok(true),
+        Some(_) => Err(ApiError::field("status", "It must be active or all.")),
+    }
+}
+
 /// Returns `page`, `limit` and how many entries come before the page.
 pub(super) fn page_and_limit(request: &Request) -> Result<(u64, u64, u64), ApiError> {
     let page = request.positive_param("page")?.unwrap_or(1);
@@ -244,8 +250,9 @@ pub(crate) struct RevokedKeyJson {
 /// `DELETE /apikey/{key}`.
 pub(super) async fn revoke(app: App, request: Request) -> Answer {
     let address = KeyAddress::parse(request.path_param("key")?);
+    let reason = request.reason_param()?;
     let revoked = app
-        .revoke_key(&request.caller, address, request.cause(None))
+        .revoke_key(&request.caller, address, request.cause(reason))
         .await?
         .key;
     Reply::json(

@@ -243,6 +243,12 @@ pub struct ApiError {
 }
 
 impl ApiError {
+    /// Says whether it is that somebody is not the admin.
+    #[must_use]
+    pub fn refuses_admin(&self) -> bool {
+        matches!(self.code, Code::AdminRequired | Code::AdminDisabled)
+    }
+
     /// Makes an error without numbers and headers of its own.
     #[must_use]
     pub fn new(

@@ -28,7 +28,7 @@ const PAGE_MAX: u64 = 100;
 const SKIP_MAX: u64 = 100_000;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Answer of `POST /memory`, but for `entry`, which is spliced in front.
 #[derive(Debug, Serialize, ToSchema)]

@@ -11,7 +11,9 @@
 
 mod account;
 mod admin;
+mod admin_user;
 mod apikey;
+mod audit;
 mod auth;
 mod client;
 mod error;
@@ -142,9 +144,15 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
     endpoint!(GET "/admin/user/{key}/history" Admin false ledger::admin_history, "An account's credits (admin)"),
     endpoint!(GET "/admin/user/{key}/statement" Admin false ledger::admin_statement, "An account's statement (admin)"),
+    endpoint!(GET "/admin/user/{key}" Admin false admin_user::user, "One account and its keys (admin)"),
+    endpoint!(POST "/admin/user/{key}/credits" Admin true admin_user::adjust, "Give or take credits (admin)"),
+    endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
+    endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
+    endpoint!(PUT "/admin/user/{key}/email" Admin true admin_user::change_email, "Change an e-mail (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/audit" Admin false audit::list, "Read the audit log (admin)"),
     endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
@@ -167,8 +175,24 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("apikey").and(named("/apikey/{key}")))
         .unify()
         .boxed();
-    let under = |last| name().and(segment(last)).and(warp::path::end()).boxed();
-    let plan = under("plan");
+    // One account: by itself, or a part of it under the last segment.
+    let of_user = |path: &'static str, last: &'static str| {
+        let part = name().and(segment(last)).and(warp::path::end());
+        resource(app, path, part.boxed())
+    };
+    let user = [
+        ("/admin/user/{key}/plan", "plan"),
+        ("/admin/user/{key}/history", "history"),
+        ("/admin/user/{key}/statement", "statement"),
+        ("/admin/user/{key}/credits", "credits"),
+        ("/admin/user/{key}/suspend", "suspend"),
+        ("/admin/user/{key}/reactivate", "reactivate"),
+        ("/admin/user/{key}/email", "email"),
+    ]
+    .into_iter()
+    .fold(named("/admin/user/{key}"), |all, (path, last)| {
+        all.or(of_user(path, last)).unify().boxed()
+    });
     let admin = segment("admin")
         .and(segment("users").and(at("/admin/users")))
         .or(segment("admin")
@@ -184,26 +208,14 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/admin/check")))
         .unify()
         .or(segment("admin")
+            .and(segment("audit"))
+            .and(at("/admin/audit")))
+        .unify()
+        .or(segment("admin")
             .and(segment("webhooks"))
             .and(at("/admin/webhooks")))
         .unify()
-        .or(segment("admin").and(segment("user")).and(resource(
-            app,
-            "/admin/user/{key}/plan",
-            plan,
-        )))
-        .unify()
-        .or(segment("admin").and(segment("user")).and(resource(
-            app,
-            "/admin/user/{key}/history",
-            under("history"),
-        )))
-        .unify()
-        .or(segment("admin").and(segment("user")).and(resource(
-            app,
-            "/admin/user/{key}/statement",
-            under("statement"),
-        )))
+        .or(segment("admin").and(segment("user")).and(user))
         .unify()
         .boxed();
     let reads = segment("credits")

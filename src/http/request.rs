@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use crate::app::{Caller, Principal};
-use crate::domain::event::{Actor, Cause, RequestId};
+use crate::domain::event::{Actor, Cause, RequestId, parse_reason};
 use crate::domain::json::{self, Object};
 use crate::domain::plan::{Plan, Plans};
 
@@ -65,6 +65,27 @@ impl Request {
             actor,
             reason,
             request: self.id,
+        }
+    }
+
+    /// Returns the admin's reason of a request without a body, from its query. For others there is no such
+    /// parameter.
+    pub(super) fn reason_param(&self) -> Result<Option<String>, ApiError> {
+        match self.caller {
+            Caller::Admin => self
+                .query_param("reason")?
+                .as_deref()
+                .map(reason)
+                .transpose(),
+            Caller::Key(_) | Caller::Nobody => Ok(None),
+        }
+    }
+
+    /// Takes the admin's reason from a body. For others there is no such field.
+    pub(super) fn optional_reason(&self, fields: &mut Fields) -> Result<Option<String>, ApiError> {
+        match self.caller {
+            Caller::Admin => fields.string("reason")?.as_deref().map(reason).transpose(),
+            Caller::Key(_) | Caller::Nobody => Ok(None),
         }
     }
 
@@ -136,6 +157,10 @@ impl Request {
     }
 }
 
+fn reason(text: &str) -> Result<String, ApiError> {
+    parse_reason(text).map_err(|bad| ApiError::field("reason", bad.to_string()))
+}
+
 fn decode_query(name: &str, text: &str) -> Result<String, ApiError> {
     percent_decode_str(&text.replace('+', " "))
         .decode_utf8()
@@ -153,6 +178,23 @@ impl Fields {
             json::string(&value).ok_or_else(|| ApiError::field(name, "It must be a string."))
         };
         self.0.take_optional(name).map(as_string).transpose()
+    }
+
+    /// Takes the reason of an admin, which must be there.
+    pub(super) fn reason(&mut self) -> Result<String, ApiError> {
+        let text = self.string("reason")?;
+        let missing =
+            || ApiError::field("reason", "Say why: 1 to 256 characters, for the audit log.");
+        text.ok_or_else(missing).and_then(|text| reason(&text))
+    }
+
+    /// Takes a field that must be a whole number if it is there.
+    pub(super) fn integer(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
+        let as_integer = |value: Box<RawValue>| {
+            let number = value.get().parse::<i64>();
+            number.map_err(|_| ApiError::field(name, "It must be a whole number."))
+        };
+        self.0.take_optional(name).map(as_integer).transpose()
     }
 
     /// Takes a field that must be a plan's name if it is there.

@@ -62,10 +62,25 @@ pub struct AccountRow {
     pub active: bool,
     /// Whether an admin has suspended it.
     pub suspended: bool,
+    /// Since when it is suspended, or is no more; when it was made if it never was.
+    pub standing_since: Timestamp,
     /// Its counters.
     pub usage: Usage,
     /// Its active keys, oldest first.
     pub keys: Vec<KeyRow>,
+}
+
+impl AccountRow {
+    /// Returns the word for its state: `suspended`, else `active` or `inactive` by whether it has an active
+    /// key.
+    #[must_use]
+    pub const fn status(&self) -> &'static str {
+        match (self.suspended, self.active) {
+            (true, _) => "suspended",
+            (false, true) => "active",
+            (false, false) => "inactive",
+        }
+    }
 }
 
 /// Which accounts a list is about.
@@ -73,9 +88,11 @@ pub struct AccountRow {
 pub struct AccountFilter {
     /// Part of the account id or the e-mail, in any case; all accounts if `None`.
     pub contains: Option<String>,
+    /// The beginning of the e-mail, in any case; then accounts come by their e-mail.
+    pub email_prefix: Option<String>,
 }
 
-/// Some accounts, oldest first, and how many match in all.
+/// Some accounts, oldest first unless they were searched by e-mail, and how many match in all.
 #[derive(Clone, Debug)]
 pub struct AccountsPage {
     /// The accounts of the page.
@@ -169,7 +186,8 @@ impl Store {
 
     /// Returns the accounts that match, from number `skip` on (0 is the oldest), `limit` at most.
     ///
-    /// Costs a look at every account if a filter is given, else at `skip + limit`.
+    /// Costs a look at each account that matches if the beginning of an e-mail is given, at every account if
+    /// a part is, else at `skip + limit`.
     ///
     /// # Errors
     ///
@@ -182,6 +200,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<AccountsPage, StoreError> {
         let inner = self.inner()?;
+        if let Some(prefix) = &filter.email_prefix {
+            let prefix = prefix.to_ascii_lowercase();
+            return self.accounts_by_email(&prefix, filter, skip, limit, now);
+        }
         let totals = &inner.totals;
         let needle = filter.contains.as_deref().map(str::to_lowercase);
         let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
@@ -205,6 +227,49 @@ impl Store {
                 active = totals.active_accounts.load(Ordering::Relaxed);
                 break;
             }
+        }
+        Ok(AccountsPage {
+            rows,
+            total,
+            active,
+        })
+    }
+
+    /// As [`Self::accounts`], of those whose e-mail begins so, by e-mail.
+    fn accounts_by_email(
+        &self,
+        prefix: &str,
+        filter: &AccountFilter,
+        skip: u64,
+        limit: u64,
+        now: Timestamp,
+    ) -> Result<AccountsPage, StoreError> {
+        let inner = self.inner()?;
+        let needle = filter.contains.as_deref().map(str::to_lowercase);
+        let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
+        let end = skip.saturating_add(limit);
+        for entry in inner.trees.names.scan_prefix(prefix) {
+            let (name, account) = entry?;
+            let account: AccountKey = decode(&account)?;
+            // A claim without its account is a sign-up, or a move to another e-mail, under way.
+            let Some(bytes) = inner.trees.users.get(account.0)? else {
+                continue;
+            };
+            let record: AccountRecord = decode(&bytes)?;
+            let Some(email) = record.email().filter(|email| email.as_bytes() == &*name) else {
+                continue;
+            };
+            if needle
+                .as_ref()
+                .is_some_and(|needle| !email.contains(needle))
+            {
+                continue;
+            }
+            if (skip..end).contains(&total) {
+                rows.push(self.account_row(account, &record, now)?);
+            }
+            total = total.saturating_add(1);
+            active = active.saturating_add(u64::from(!record.active.is_empty()));
         }
         Ok(AccountsPage {
             rows,
@@ -321,6 +386,7 @@ impl Store {
             created_at: record.created_at,
             active: !record.active.is_empty(),
             suspended: record.standing == Standing::Suspended,
+            standing_since: record.standing_since.unwrap_or(record.created_at),
             usage,
             keys,
         })
@@ -328,6 +394,13 @@ impl Store {
 }
 
 impl Inner {
+    /// Returns an account's public id. `None` if it is gone.
+    pub(super) fn public_id(&self, account: AccountKey) -> Result<Option<String>, StoreError> {
+        let record = self.trees.users.get(account.0)?;
+        let record = record.map(|bytes| decode::<AccountRecord>(&bytes));
+        Ok(record.transpose()?.map(|record| record.account_id(account)))
+    }
+
     pub(super) fn account_record(&self, account: AccountKey) -> Result<AccountRecord, StoreError> {
         let bytes = self.trees.users.get(account.0)?;
         decode(&bytes.ok_or_else(|| {
@@ -357,6 +430,7 @@ impl Inner {
             .insert(intent, encode(&KeyIntent::Bar)?)?;
         self.swap_account(account, |record| {
             record.standing = to;
+            record.standing_since = Some(now);
             record.events.push(now, cause.clone(), kind.clone());
         })?;
         self.bar(account, to)?;

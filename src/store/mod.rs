@@ -6,8 +6,10 @@
 //! settled, is written down in `ARCHITECTURE.md` and beside the code.
 
 mod accounts;
+mod adjust;
 mod archive;
 mod audit;
+mod audit_read;
 mod backup;
 mod backup_file;
 mod backup_folder;
@@ -31,6 +33,7 @@ mod pieces;
 mod place;
 mod plans;
 mod recovery;
+mod rename;
 mod reopen;
 mod repair;
 mod replays;
@@ -60,7 +63,9 @@ use crate::domain::catalog::Catalog;
 use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
+pub use adjust::Adjust;
 pub use archive::{ArchiveError, BACKUP_FORMAT, BackupContents};
+pub use audit_read::{AuditFault, AuditFilter, AuditItem, AuditPage};
 pub use backup::{Backup, BackupError, BackupProgress};
 pub use backup_folder::{BackupCause, BackupFolder};
 pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
@@ -425,7 +430,8 @@ impl Inner {
         directory::prove_durable(&db, &mut high_water, directory)?;
         directory.look_for_space(options.reserve_bytes);
         let marked = Arc::clone(directory);
-        let head = audit::Head::read(&trees.audit).map_err(recovering)?;
+        let head = audit::Head::read(&trees.audit, damage).map_err(recovering)?;
+        audit::index_accounts(&trees, damage).map_err(recovering)?;
         let committer = Committer::start(
             db.clone(),
             high_water,

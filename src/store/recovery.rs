@@ -281,6 +281,7 @@ impl Inner {
                 let standing = record.map_or(Standing::Good, |record| record.standing);
                 self.bar(account, standing)?;
             }
+            KeyIntent::Rename { from, to } => self.finish_rename(account, from.as_deref(), &to)?,
         }
         Ok(())
     }

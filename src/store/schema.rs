@@ -12,6 +12,7 @@
 //! | `barred` | account | nothing: accounts whose keys are all refused |
 //! | `key_expiries` | time, account, number | nothing: keys whose time will come |
 //! | `audit` | number | [`AuditRow`]: the audit log, over all accounts |
+//! | `audit_accounts` | account, number | nothing: which rows of the audit log are the account's |
 //! | `memories` | account, id | [`MemoryHead`] |
 //! | `pieces` | owner, revision, number | part of a value too long for one |
 //! | `replays` | account, hash of the `Idempotency-Key` | [`ReplayRecord`] |
@@ -58,6 +59,7 @@ pub(crate) struct Trees {
     pub barred: sled::Tree,
     pub key_expiries: sled::Tree,
     pub audit: sled::Tree,
+    pub audit_accounts: sled::Tree,
     pub memories: sled::Tree,
     pub pieces: sled::Tree,
     pub replays: sled::Tree,
@@ -84,6 +86,7 @@ impl Trees {
             barred: db.open_tree("barred")?,
             key_expiries: db.open_tree("key_expiries")?,
             audit: db.open_tree("audit")?,
+            audit_accounts: db.open_tree("audit_accounts")?,
             memories: db.open_tree("memories")?,
             pieces: db.open_tree("pieces")?,
             replays: db.open_tree("replays")?,
@@ -108,6 +111,8 @@ pub(crate) struct AccountRecord {
     pub active: Vec<ActiveKey>,
     /// Whether its keys are let in.
     pub standing: Standing,
+    /// Since when; `None` if it never changed.
+    pub standing_since: Option<Timestamp>,
     /// Events on their way to the audit log.
     pub events: EventTail,
 }
@@ -129,6 +134,7 @@ impl AccountRecord {
             created_at,
             active,
             standing: Standing::Good,
+            standing_since: None,
             events: EventTail::default(),
         }
     }
@@ -292,6 +298,11 @@ pub(crate) enum KeyIntent {
     },
     /// The index of suspended accounts follows the account's record.
     Bar,
+    /// An account moves to another name. Done once the account's record has it.
+    Rename {
+        from: Option<String>,
+        to: String,
+    },
 }
 
 /// A row of the audit log; its key is its number.
@@ -301,6 +312,8 @@ pub(crate) struct AuditRow {
     /// The record that carried the event, and the event's number in it; 0 if none did.
     pub carrier: Carrier,
     pub event_no: u64,
+    /// The latest time of this row and all before it: it never goes back, so a time can be looked for.
+    pub latest: Timestamp,
 }
 
 /// The record that carried an event.

@@ -40,7 +40,7 @@ fn names(folder: &Path) -> Vec<String> {
 /// Restores a backup and holds what comes of it sound.
 fn restored(file: &Path, to: &Path) -> Store {
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
-    store::restore(file, to, go_on).unwrap();
+    store::restore(file, to, at(NOW), go_on).unwrap();
     let (store, _) = Store::open(to, StoreOptions::default()).unwrap();
     let report = store.check(&|_| {}).unwrap();
     assert!(report.is_sound(), "{report}");
@@ -364,5 +364,8 @@ async fn new_account(store: &Store) -> AccountKey {
 
 fn restored_unchecked(file: &Path, to: &Path) -> u64 {
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
-    store::restore(file, to, go_on).unwrap().contents.memories
+    store::restore(file, to, at(NOW), go_on)
+        .unwrap()
+        .contents
+        .memories
 }

@@ -11,6 +11,8 @@
 
 mod accounts;
 mod admin;
+mod admin_user;
+mod audit;
 mod backups;
 mod credits;
 mod faults;

@@ -1,10 +1,5 @@
 //! Webhooks: what is sent, signed how, sent again when, and what it holds up, which is nothing.
 
-#![expect(
-    clippy::arithmetic_side_effects,
-    reason = "a test that overflows fails, as it should"
-)]
-
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 

@@ -144,8 +144,16 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
             &found.email,
             found.created_at.micros(),
             found.active,
+            found.suspended.then_some(found.standing_since.micros()),
         );
-        let expected = (id, &account.email, account.created, account.active() > 0);
+        let active = account.active() > 0;
+        let expected = (
+            id,
+            &account.email,
+            account.created,
+            active,
+            account.suspended,
+        );
         same("account", &shown, &expected)?;
         let (usage, money) = (&found.usage, account.money.rolled(now));
         let credits = (usage.plan(), usage.granted, usage.used, usage.used_ever);

@@ -44,6 +44,8 @@ pub(crate) enum Refused {
     AbovePlan(Plan),
     TooManyKeys,
     LastKey,
+    Suspended,
+    TooFew(u64),
     /// What the service may never say here.
     Fault(String),
 }
@@ -139,6 +141,10 @@ pub(crate) struct Account {
     /// The last id given: ids only grow.
     pub newest: String,
     pub replays: BTreeMap<String, Replay>,
+    /// As `replays`, of the admin's adjustments: names of their own.
+    pub adjustments: BTreeMap<String, Replay>,
+    /// Since when its keys are refused.
+    pub suspended: Option<Micros>,
     /// Whether an admin took the last key; nobody else can.
     pub emptied: bool,
 }
@@ -269,11 +275,19 @@ impl Account {
         sent: &str,
         now: Micros,
     ) -> Result<Option<&str>, Refused> {
-        match self.replays.get(name).filter(|r| now < r.at + DAY) {
-            None => Ok(None),
-            Some(replay) if replay.sent == sent => Ok(Some(&replay.answer)),
-            Some(_) => Err(Refused::Reused),
+        recorded(&self.replays, name, sent, now)
+    }
+
+    /// Gives credits of the running cycle, or takes some that are left.
+    pub(crate) fn adjust(&mut self, amount: i64, now: Micros) -> Result<Money, Refused> {
+        let mut money = self.money.rolled(now);
+        let left = money.granted - money.used;
+        if amount < 0 && left < amount.unsigned_abs() {
+            return Err(Refused::TooFew(left));
         }
+        money.granted = money.granted.strict_add_signed(amount);
+        self.money = money;
+        Ok(money)
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<usize, Refused> {
@@ -369,6 +383,20 @@ impl Account {
         }
         self.keys[key].revoked = Some(now);
         Ok(now)
+    }
+}
+
+/// The answer on record under a name, if there is one that counts.
+pub(crate) fn recorded<'a>(
+    replays: &'a BTreeMap<String, Replay>,
+    name: &str,
+    sent: &str,
+    now: Micros,
+) -> Result<Option<&'a str>, Refused> {
+    match replays.get(name).filter(|r| now < r.at + DAY) {
+        None => Ok(None),
+        Some(replay) if replay.sent == sent => Ok(Some(&replay.answer)),
+        Some(_) => Err(Refused::Reused),
     }
 }
 

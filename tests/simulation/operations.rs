@@ -96,6 +96,23 @@ pub(crate) enum Op {
         form: Form,
         plan: Plan,
     },
+    /// Credits given or taken by the admin, under an `Idempotency-Key`.
+    Adjust {
+        account: usize,
+        form: Form,
+        amount: i64,
+        name: String,
+    },
+    Suspend {
+        account: usize,
+        form: Form,
+        suspended: bool,
+    },
+    Email {
+        account: usize,
+        form: Form,
+        email: String,
+    },
     Keys {
         by: Who,
         all: bool,
@@ -140,6 +157,9 @@ impl Op {
             Self::Stats { .. } => "stats",
             Self::GptStatus { .. } => "gpt-status",
             Self::Plan { .. } => "plan",
+            Self::Adjust { .. } => "adjust",
+            Self::Suspend { .. } => "suspend",
+            Self::Email { .. } => "e-mail",
             Self::Keys { .. } => "keys",
             Self::AllKeys { .. } => "all keys",
             Self::Accounts { .. } => "accounts",
@@ -155,6 +175,7 @@ impl Op {
     pub(crate) fn writes(&self) -> bool {
         let writing = [
             "sign-up", "new key", "revoke", "add", "change", "delete", "plan", "sweep", "read",
+            "adjust", "suspend", "e-mail",
         ];
         writing.contains(&self.kind())
     }
@@ -163,14 +184,14 @@ impl Op {
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
             Self::Add { name, .. } => name.as_deref(),
-            Self::Twins { name, .. } => Some(name),
+            Self::Twins { name, .. } | Self::Adjust { name, .. } => Some(name),
             _ => None,
         }
     }
 }
 
 /// Kinds and how often they come, as dealt to a seed that has them all.
-const KINDS: [(&str, usize); 23] = [
+const KINDS: [(&str, usize); 26] = [
     ("add", 24),
     ("change", 9),
     ("delete", 7),
@@ -185,6 +206,9 @@ const KINDS: [(&str, usize); 23] = [
     ("new key", 5),
     ("revoke", 4),
     ("plan", 5),
+    ("adjust", 5),
+    ("suspend", 3),
+    ("e-mail", 2),
     ("keys", 2),
     ("all keys", 1),
     ("accounts", 1),
@@ -311,14 +335,24 @@ impl Generator {
             "gpt-status" => Op::GptStatus { by },
             "plan" => Op::Plan {
                 account: by.0,
-                form: random.pick(&[
-                    Form::KeyId,
-                    Form::Secret,
-                    Form::AccountId,
-                    Form::AccountId,
-                    Form::Unknown,
-                ]),
+                form: named(random),
                 plan: plan(random),
+            },
+            "adjust" => self.adjust(by.0, account, now, random),
+            "suspend" => Op::Suspend {
+                account: by.0,
+                form: named(random),
+                // Those that are suspended come back soon.
+                suspended: if account.suspended.is_some() {
+                    random.chance(20)
+                } else {
+                    random.chance(60)
+                },
+            },
+            "e-mail" => Op::Email {
+                account: by.0,
+                form: named(random),
+                email: email(random),
             },
             "keys" => Op::Keys {
                 by,
@@ -348,6 +382,54 @@ impl Generator {
                 lost: random.chance(50),
             },
             _ => Op::Credits { by },
+        }
+    }
+
+    /// An adjustment: about what is left now and then, or one that was asked for before.
+    fn adjust(&mut self, at: usize, account: &Account, now: Micros, random: &mut Random) -> Op {
+        let money = account.money.rolled(now);
+        let left = (money.granted - money.used) as i64;
+        let amount = random.pick(&[
+            1,
+            7,
+            10_000,
+            -1,
+            -left,
+            1 - left,
+            -left - 1,
+            1_000_000_000_000,
+        ]);
+        // Not without end: what is given adds up.
+        let amount = if amount == 0 || left > 1_000_000_000_000 {
+            -1
+        } else {
+            amount
+        };
+        let form = named(random);
+        if random.chance(30) && !account.adjustments.is_empty() {
+            let at_name = random.below(account.adjustments.len());
+            let (name, replay) = account.adjustments.iter().nth(at_name).unwrap();
+            let amount = if random.chance(80) {
+                replay.sent.parse().unwrap()
+            } else {
+                amount
+            };
+            let name = name.clone();
+            return Op::Adjust {
+                account: at,
+                form,
+                amount,
+                name,
+            };
+        }
+        self.names += 1;
+        // Also a name that the account's own requests may have.
+        let name = format!("try-{}", if random.chance(20) { 1 } else { self.names });
+        Op::Adjust {
+            account: at,
+            form,
+            amount,
+            name,
         }
     }
 
@@ -484,6 +566,17 @@ impl Generator {
             _ => random.pick(&[31 * DAY, 95 * DAY, DAY]),
         }
     }
+}
+
+/// How an admin names an account.
+fn named(random: &mut Random) -> Form {
+    random.pick(&[
+        Form::KeyId,
+        Form::Secret,
+        Form::AccountId,
+        Form::AccountId,
+        Form::Unknown,
+    ])
 }
 
 pub(crate) fn email(random: &mut Random) -> String {

@@ -23,6 +23,7 @@ use crate::random::Random;
 
 mod accounts;
 mod memories;
+mod money;
 
 /// Operations of a run, after those that steer its accounts to where it becomes narrow.
 pub(crate) const STEPS: usize = 1_000;
@@ -405,6 +406,13 @@ impl Sim {
             undone.unflushed.clear();
             candidates.push(undone);
         }
+        if let Op::Adjust { account, .. } = op {
+            let mut undone = self.candidate("undone");
+            let account = &mut undone.model.accounts[*account];
+            account.money = account.money.rolled(self.now);
+            undone.unflushed.clear();
+            candidates.push(undone);
+        }
         self.perform(op).await?;
         let after = Image::of(&self.directory());
         let (torn, total, kept) = image.torn(&after, &mut self.random);
@@ -499,6 +507,7 @@ impl Sim {
                 form,
                 plan,
             } => self.plan(*account, *form, *plan).await,
+            Op::Adjust { .. } | Op::Suspend { .. } | Op::Email { .. } => self.admin(op).await,
             Op::Keys { by, all } => self.keys(*by, *all).await,
             Op::AllKeys { all, skip, limit } => self.all_keys(*all, *skip, *limit).await,
             Op::Accounts {
@@ -519,9 +528,11 @@ impl Sim {
             Op::Sweep => {
                 self.app().sweep().await;
                 for account in &mut self.model.accounts {
+                    let now = self.now;
+                    account.replays.retain(|_, replay| now < replay.at + DAY);
                     account
-                        .replays
-                        .retain(|_, replay| self.now < replay.at + DAY);
+                        .adjustments
+                        .retain(|_, replay| now < replay.at + DAY);
                 }
                 Ok(())
             }
@@ -561,7 +572,10 @@ impl Sim {
             | Op::Walk { by, .. }
             | Op::Stats { by }
             | Op::GptStatus { by } => by.0,
-            Op::Plan { account, .. } => *account,
+            Op::Plan { account, .. }
+            | Op::Adjust { account, .. }
+            | Op::Suspend { account, .. }
+            | Op::Email { account, .. } => *account,
             _ => return Ok(()),
         };
         let account = &self.model.accounts[account];
@@ -609,7 +623,7 @@ impl Sim {
                 .map_err(no),
             key.revoked,
         ) {
-            (Ok(found), None) => {
+            (Ok(found), None) if account.suspended.is_none() => {
                 let shown = (
                     found.account,
                     found.key_id.to_string(),
@@ -622,6 +636,12 @@ impl Sim {
                 )?;
                 self.principals.insert(key.id.clone(), found.clone());
                 Ok(Some(found))
+            }
+            // A request that began before goes on, and is charged as ever.
+            (Err(no @ Refused::Suspended), None) if account.suspended.is_some() => {
+                let before = self.principals.get(&key.id).cloned();
+                self.answered(word(&no));
+                Ok(before)
             }
             (Err(Refused::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
             (found, revoked) => Err(format!(
@@ -718,6 +738,8 @@ fn no(failure: Failure) -> Refused {
         Failure::PlanAboveAccount(plan) => Refused::AbovePlan(plan),
         Failure::KeyLimitReached => Refused::TooManyKeys,
         Failure::LastActiveKey => Refused::LastKey,
+        Failure::AccountSuspended => Refused::Suspended,
+        Failure::TooFewCredits(balance) => Refused::TooFew(balance.credits_remaining),
         other => Refused::Fault(format!("{other:?}")),
     }
 }
@@ -740,6 +762,8 @@ fn word(no: &Refused) -> &'static str {
         Refused::AbovePlan(_) => "plan_above_account",
         Refused::TooManyKeys => "key_limit_reached",
         Refused::LastKey => "last_active_key",
+        Refused::Suspended => "account_suspended",
+        Refused::TooFew(_) => "insufficient_credits",
         Refused::Fault(_) => "fault",
     }
 }

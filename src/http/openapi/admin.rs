@@ -10,7 +10,7 @@ use super::super::admin::{
 use super::super::error::Code;
 use super::describe::Described;
 use super::info::ADMIN;
-use super::schemas::{fields, limit, page, plan, text};
+use super::schemas::{fields, limit, page, plan, reason, text};
 
 /// [`super::super::admin::users`]
 pub(in crate::http) fn users() -> Described {
@@ -30,6 +30,12 @@ pub(in crate::http) fn users() -> Described {
         "q",
         text("Any text.").build(),
         "Part of the account id or e-mail, in any case.",
+    )
+    .query(
+        "email_prefix",
+        text("Any text.").build(),
+        "The beginning of the e-mail, in any case; the accounts then come by e-mail. Costs as much as what \
+         matches, whatever else there is.",
     )
     .answers::<UsersJson>(
         StatusCode::OK,
@@ -74,7 +80,7 @@ pub(in crate::http) fn change_plan() -> Described {
     .takes(
         true,
         "PlanChange",
-        fields(&["plan"], [("plan", plan)]),
+        fields(&["plan"], [("plan", plan), ("reason", reason())]),
         json!({"plan": "Pro"}),
     )
     .writes()

@@ -8,7 +8,7 @@ use super::super::apikey::{CreatedKeyJson, KeyListJson, RevokedKeyJson};
 use super::super::error::Code;
 use super::describe::Described;
 use super::info::KEYS;
-use super::schemas::{fields, limit, page, plan, text};
+use super::schemas::{fields, limit, page, plan, reason, text};
 
 /// [`super::super::apikey::create`]
 pub(in crate::http) fn create() -> Described {
@@ -45,6 +45,7 @@ pub(in crate::http) fn create() -> Described {
                         .build()
                         .into(),
                 ),
+                ("reason", reason()),
             ],
         ),
         json!({"description": "laptop"}),
@@ -136,6 +137,11 @@ pub(in crate::http) fn revoke() -> Described {
         "The key's id, as lists show it; the key itself or its masked form work too. Prefer the id: \
          a key in a path can end up in the logs of what is between you and the server.",
         "key_9bTq3MwE7hLp",
+    )
+    .query(
+        "reason",
+        text("1 to 256 characters.").build(),
+        "Why, for the audit log; for the admin only.",
     )
     .writes()
     .refuses(&[

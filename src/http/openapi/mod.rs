@@ -12,7 +12,9 @@
 
 pub(super) mod account;
 pub(super) mod admin;
+pub(super) mod admin_user;
 pub(super) mod apikey;
+pub(super) mod audit;
 mod describe;
 mod errors;
 mod info;
@@ -41,7 +43,7 @@ use super::error::Code;
 use super::{ENDPOINTS, Endpoint};
 
 pub(super) use describe::Described;
-pub(super) use schemas::{ActiveStatus, ServiceStatus};
+pub(super) use schemas::{AccountStatus, ActiveStatus, ServiceStatus};
 
 /// Whom a document is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,16 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::domain::memory::{NAME_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX, TOPIC_CHARS_MAX};
 use crate::domain::plan::Plan;
 
+/// The state of an account: active while it has an active key, unless an admin has suspended it.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(in crate::http) enum AccountStatus {
+    Active,
+    Inactive,
+    Suspended,
+}
+
 /// The state of a key, or of an account: active while it has an active key.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
@@ -39,6 +49,15 @@ pub(super) fn text(description: &str) -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .description(Some(description))
+}
+
+/// Returns the schema of the reason that an admin gives.
+pub(super) fn reason() -> RefOr<Schema> {
+    text("Why, for the audit log.")
+        .min_length(Some(1))
+        .max_length(Some(256))
+        .build()
+        .into()
 }
 
 /// Returns the schema of a whole number from `minimum` on.

@@ -252,7 +252,7 @@ async fn a_backup_brings_the_catalog_back() {
     };
     let store = open(&path("a"));
     let first = back_up(&store, "a.backup");
-    restore(&path("a.backup"), &path("b"), &mut |_, _, _| {
+    restore(&path("a.backup"), &path("b"), NOW, &mut |_, _, _| {
         ControlFlow::Continue(())
     })
     .unwrap();

@@ -9,9 +9,11 @@ use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
 use crate::domain::usage::Payer;
 use crate::domain::usage::{Refusal, Usage};
-use crate::store::schema::{ActiveKey, replay_key};
+use crate::store::schema::{ActiveKey, AuditRow, replay_key};
 use crate::store::testing::{NOW, add, by, change, memory, new_key, sign_up};
-use crate::store::{AddMemory, KeyRefusal, KeyState, OpError, Options, ReplayRefusal, Store};
+use crate::store::{
+    AddMemory, Adjust, KeyRefusal, KeyState, NameTaken, OpError, Options, ReplayRefusal, Store,
+};
 
 /// A store with one account on Pro, and the way to crash it.
 struct Crash {
@@ -412,6 +414,243 @@ async fn a_revocation_is_there_whole_or_not_at_all() {
             "the share moves whole"
         );
         assert_eq!(crash.usage().shares.len(), if steps > 1 { 1 } else { 2 });
+    }
+}
+
+impl Crash {
+    /// What the audit log says of this action, in order: details and reason.
+    fn audited(&self, action: &str) -> Vec<(String, Option<String>)> {
+        let rows = self.trees().audit.iter().values();
+        let rows = rows.map(|row| decode::<AuditRow>(&row.unwrap()).unwrap().entry);
+        rows.filter(|row| row.action == action)
+            .map(|row| (row.details, row.reason))
+            .collect()
+    }
+}
+
+fn for_reason() -> Cause {
+    Cause {
+        reason: Some("ticket 4711".to_owned()),
+        ..by("admin")
+    }
+}
+
+/// Shows that credits given or taken without a recorded answer are given back or taken away again, in the
+/// ledger and in the audit log too, and that with one they stay, and so does the answer.
+#[tokio::test]
+async fn an_adjustment_is_there_whole_or_not_at_all() {
+    for amount in [50, -50] {
+        for steps in 1..=3 {
+            let mut crash = Crash::prepare().await;
+            let before = crash.counters();
+            let (store, account) = (crash.store().clone(), crash.account);
+            let replay = store
+                .begin_replay(account, [7; 16], [8; 32], NOW)
+                .await
+                .unwrap();
+            if steps < 3 {
+                let inner = store.inner().unwrap();
+                let begin =
+                    |usage: &mut Usage| usage.begin_adjust(amount, [7; 16], NOW, for_reason());
+                let begin = |usage: &mut Usage| begin(usage).map(|intent| intent.op);
+                let op = inner.swap_usage(account, begin).unwrap();
+                if steps == 2 {
+                    inner
+                        .record_replay(account, &replay, op, 200, "done", NOW)
+                        .unwrap();
+                }
+            } else {
+                let adjust = Adjust {
+                    account,
+                    amount,
+                    now: NOW,
+                    cause: for_reason(),
+                    replay: &replay,
+                };
+                let body = store.adjust(adjust, |_| "done".to_owned()).await.unwrap();
+                assert_eq!(body, "done");
+                // Nothing of it waits for another write of the account.
+                assert_eq!(crash.usage().intents, []);
+            }
+            drop((replay, store));
+            let settled = crash.reopen();
+            let again = crash
+                .store()
+                .begin_replay(account, [7; 16], [8; 32], NOW)
+                .await;
+            let mut told = vec![(format!("{{\"amount\":{amount}}}"), for_reason().reason)];
+            if steps == 1 {
+                told.push((format!("{{\"amount\":{}}}", -amount), None));
+                assert_eq!((settled, crash.counters()), (1, before), "{amount}");
+                assert!(again.is_ok());
+            } else {
+                let after = (before.0.strict_add_signed(amount), before.1);
+                let found = crash.counters();
+                assert_eq!((settled, (found.0, found.1)), (0, after), "{amount}");
+                assert!(
+                    matches!(again, Err(ReplayRefusal::Answered { status: 200, body }) if body == "done")
+                );
+            }
+            assert_eq!(crash.audited("credits.adjusted"), told);
+        }
+    }
+}
+
+/// Shows that what was given and then spent is not taken away again, so that nobody owes credits.
+#[tokio::test]
+async fn credits_given_and_spent_are_not_taken_back() {
+    let mut crash = Crash::prepare().await;
+    let (store, account) = (crash.store().clone(), crash.account);
+    let inner = store.inner().unwrap();
+    let begin = |usage: &mut Usage| usage.begin_adjust(50, [7; 16], NOW, for_reason());
+    inner.swap_usage(account, begin).unwrap();
+    let all = (Operation::ReadMemory, 10_030);
+    store
+        .debit(account, Payer::first(1), all, NOW)
+        .await
+        .unwrap();
+    drop((inner, store));
+    assert_eq!(crash.reopen(), 1);
+    let counters = crash.counters();
+    assert_eq!((counters.0, counters.1), (10_030, 10_030));
+}
+
+/// Shows that an account is at its old e-mail or at its new one after a crash at any step, that the other
+/// is free, and that the log has the move if it happened.
+#[tokio::test]
+async fn a_move_to_another_email_is_there_whole_or_not_at_all() {
+    const OLD: &str = "bo@example.com";
+    const NEW: &str = "bo@example.org";
+    for from in [Some(OLD), None] {
+        for steps in 1..=4 {
+            let mut crash = Crash::prepare().await;
+            let account = match from {
+                Some(_) => crash.account,
+                None => sign_up(crash.store(), None, 2_000, new_key("key-of-al")).await,
+            };
+            let old = crash.store().account_id(account).unwrap();
+            let trees = crash.trees();
+            let (users, audit) = (all(&trees.users), all(&trees.audit));
+            let changed = crash.store().rename(account, NEW, NOW, for_reason()).await;
+            assert!(changed.unwrap());
+            let intent = KeyIntent::Rename {
+                from: from.map(str::to_owned),
+                to: NEW.to_owned(),
+            };
+            let key = op_key(account, 0);
+            trees
+                .key_intents
+                .insert(key, encode(&intent).unwrap())
+                .unwrap();
+            if steps < 4
+                && let Some(old) = from
+            {
+                trees.names.insert(old, encode(&account).unwrap()).unwrap();
+            }
+            if steps < 3 {
+                restore(&trees.users, &users);
+                restore(&trees.audit, &audit);
+            }
+            if steps < 2 {
+                trees.names.remove(NEW).unwrap();
+            }
+            drop(trees);
+            assert_eq!(crash.reopen(), 1);
+            let moved = steps >= 3;
+            let (has, free) = if moved { (NEW, &*old) } else { (&*old, NEW) };
+            assert_eq!(
+                crash.store().account_id(account).unwrap(),
+                has,
+                "{steps} steps"
+            );
+            assert_eq!(crash.store().account_named(has).unwrap(), Some(account));
+            assert_eq!(crash.store().account_named(free).unwrap(), None);
+            assert_eq!(crash.trees().key_intents.iter().count(), 0);
+            let told = crash.audited("account.email_changed");
+            let once = ("{}".to_owned(), for_reason().reason);
+            assert_eq!(told, if moved { vec![once] } else { vec![] });
+            if free.contains('@') {
+                sign_up(crash.store(), Some(free), 3_000, new_key("another")).await;
+            }
+        }
+    }
+}
+
+/// Shows that a move which lost its race leaves nothing, and what an account has already is no change.
+#[tokio::test]
+async fn a_move_to_an_email_that_is_taken_changes_nothing() {
+    let mut crash = Crash::prepare().await;
+    let al = sign_up(
+        crash.store(),
+        Some("al@example.com"),
+        2_000,
+        new_key("key-of-al"),
+    )
+    .await;
+    let taken = crash
+        .store()
+        .rename(al, "bo@example.com", NOW, for_reason())
+        .await;
+    assert!(matches!(taken, Err(OpError::Refused(NameTaken::Name))));
+    let same = crash
+        .store()
+        .rename(al, "al@example.com", NOW, for_reason())
+        .await;
+    assert!(!same.unwrap());
+    assert_eq!(crash.trees().key_intents.iter().count(), 0);
+    assert_eq!(crash.audited("account.email_changed"), []);
+    assert_eq!(crash.reopen(), 0);
+    assert_eq!(
+        crash.store().account_named("al@example.com").unwrap(),
+        Some(al)
+    );
+    let bo = crash.store().account_named("bo@example.com").unwrap();
+    assert_eq!(bo, Some(crash.account));
+}
+
+/// Shows that keys are refused after a crash at any step once the account's record says so, and not before;
+/// and let in again likewise.
+#[tokio::test]
+async fn a_suspension_is_there_whole_or_not_at_all() {
+    for suspended in [true, false] {
+        for steps in 1..=3 {
+            let mut crash = Crash::prepare().await;
+            let account = crash.account;
+            if !suspended {
+                let first = crash
+                    .store()
+                    .suspend(account, true, NOW, for_reason())
+                    .await;
+                assert!(first.unwrap());
+            }
+            let trees = crash.trees();
+            let (users, audit) = (all(&trees.users), all(&trees.audit));
+            let barred = all(&trees.barred);
+            let later = NOW.plus_seconds(60);
+            let changed = crash
+                .store()
+                .suspend(account, suspended, later, for_reason())
+                .await;
+            assert!(changed.unwrap());
+            let bytes = encode(&KeyIntent::Bar).unwrap();
+            trees.key_intents.insert(op_key(account, 0), bytes).unwrap();
+            if steps < 3 {
+                restore(&trees.barred, &barred);
+            }
+            if steps < 2 {
+                restore(&trees.users, &users);
+                restore(&trees.audit, &audit);
+            }
+            drop(trees);
+            assert_eq!(crash.reopen(), 1);
+            let row = crash.store().account(account, NOW).unwrap().unwrap();
+            let is_out = suspended == (steps > 1);
+            assert_eq!((row.suspended, row.active), (is_out, true), "{steps} steps");
+            let hash = new_key("first-key").hash;
+            let state = crash.store().authenticate(&hash, NOW).unwrap().unwrap();
+            assert_eq!(matches!(state, KeyState::Suspended(_)), is_out);
+            assert_eq!(row.standing_since == later, steps > 1);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A receiver of webhooks on this machine, which keeps what it gets and answers as it is told.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -122,11 +123,11 @@ impl Receiver {
     /// Waits until `enough` is true of what came in, and returns it.
     #[track_caller]
     pub(crate) fn wait_until(&self, enough: impl Fn(&[Hook]) -> bool) -> Vec<Hook> {
-        let until = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         let (state, changed) = &*self.shared;
         let mut state = state.lock().unwrap();
         while !enough(&state.hooks) {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = PATIENCE.saturating_sub(begun.elapsed());
             assert!(!left.is_zero(), "only this came: {:#?}", state.hooks);
             state = changed.wait_timeout(state, left).unwrap().0;
         }
@@ -203,7 +204,10 @@ impl Hook {
             secret.as_bytes(),
             format!("{timestamp}.{}", self.text).as_bytes(),
         );
-        let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = mac.iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        });
         assert_eq!(self.header("x-memoryos-signature"), format!("v1={hex}"));
         assert_eq!(self.header("x-memoryos-delivery"), self.id());
         assert_eq!(self.body["type"], self.header("x-memoryos-event"));

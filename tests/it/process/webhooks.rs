@@ -113,6 +113,9 @@ fn the_secret_is_nowhere() {
     assert!(!shown[1].contains("bo@example.com"));
 }
 
+/// Arguments, environment, and what the error must say.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 // Shows that settings which cannot be right end the start with 2, and say the way out, not the URL.
 #[test]
 fn wrong_settings_are_refused() {
@@ -120,7 +123,7 @@ fn wrong_settings_are_refused() {
     let hook = "https://hooks.example.com/t-o-k-e-n";
     let data = tempfile::tempdir().unwrap();
     let data = data.path().join("data");
-    let cases: [(&[&str], &[(&str, &str)], &str); 7] = [
+    let cases: [Case<'_>; 7] = [
         (&["--webhook", hook], &[], "WEBHOOK_SECRET"),
         (&[], &[("WEBHOOKS", hook)], "openssl rand -hex 32"),
         (

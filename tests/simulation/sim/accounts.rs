@@ -89,6 +89,8 @@ impl Sim {
             memories: Vec::new(),
             newest: String::new(),
             replays: BTreeMap::new(),
+            adjustments: BTreeMap::new(),
+            suspended: None,
             emptied: false,
         };
         same("a new account's id", &id, &account.id.as_str())?;
@@ -185,7 +187,10 @@ impl Sim {
             Some(by) if self.model.accounts[by.0].keys[by.1].revoked.is_some() => {
                 return self.principal(by).map(drop);
             }
-            Some(by) => Caller::Key(self.principal(by)?.unwrap()),
+            Some(by) => match self.principal(by)? {
+                Some(principal) => Caller::Key(principal),
+                None => return Ok(()),
+            },
         };
         let target = &self.model.accounts[key.0].keys[key.1];
         let text = match form {
@@ -276,6 +281,7 @@ impl Sim {
     ) -> Step {
         let filter = AccountFilter {
             contains: contains.map(str::to_owned),
+            email_prefix: None,
         };
         let page = self
             .app()
@@ -319,23 +325,25 @@ impl Sim {
         same("accounts listed", &found, &expected)
     }
 
-    pub(super) async fn plan(&mut self, at: usize, form: Form, plan: Plan) -> Step {
+    /// How an admin names an account, and what comes of the name.
+    pub(super) fn target(&self, at: usize, form: Form) -> (Target, Result<(), Refused>) {
         let account = &self.model.accounts[at];
-        let target = match form {
-            Form::KeyId => account.keys[0].id.clone(),
-            Form::Secret => account.keys[0].secret.clone(),
-            Form::AccountId => account.id.clone(),
-            Form::Masked | Form::Unknown => "acct_nobody".to_owned(),
+        let (name, expected) = match form {
+            Form::KeyId => (account.keys[0].id.clone(), Ok(())),
+            Form::Secret => (account.keys[0].secret.clone(), Ok(())),
+            Form::AccountId => (account.id.clone(), Ok(())),
+            Form::Masked | Form::Unknown => ("acct_nobody".to_owned(), Err(Refused::NoSuchUser)),
         };
+        (Target::parse(name), expected)
+    }
+
+    pub(super) async fn plan(&mut self, at: usize, form: Form, plan: Plan) -> Step {
+        let (target, expected) = self.target(at, form);
         let found = self
             .app()
-            .change_plan(&Target::parse(target), plan, cause(&Caller::Admin))
+            .change_plan(&target, plan, cause(&Caller::Admin))
             .await
             .map_err(no);
-        let expected = match form {
-            Form::Masked | Form::Unknown => Err(Refused::NoSuchUser),
-            _ => Ok(()),
-        };
         let Some((found, ())) = self.agree("plan", found, expected)? else {
             return Ok(());
         };
@@ -381,7 +389,7 @@ fn new_key(
 }
 
 /// The cause that `http` makes of a caller.
-fn cause(caller: &Caller) -> Cause {
+pub(super) fn cause(caller: &Caller) -> Cause {
     let actor = match caller {
         Caller::Nobody => Actor::Nobody,
         Caller::Key(principal) => Actor::Key(principal.key_id.clone()),
