@@ -226,7 +226,9 @@ mod tests {
         (usage.granted, usage.used) = (112, 30);
         let of = |cycle| {
             let mut statement = Statement::new(&usage, cycle);
-            rows().iter().for_each(|row| statement.count(row));
+            for row in &rows() {
+                statement.count(row);
+            }
             statement
         };
         let first = of(0);
@@ -254,7 +256,9 @@ mod tests {
         // Shows each grouping, and that its parts come to the same total.
         let history = |by| {
             let mut history = History::default();
-            rows().iter().for_each(|row| history.count(row, by));
+            for row in &rows() {
+                history.count(row, by);
+            }
             history
         };
         for by in [By::Day, By::Key, By::Operation] {

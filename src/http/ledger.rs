@@ -54,10 +54,9 @@ pub(crate) struct GroupJson {
     /// The day, in UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     day: Option<String>,
-    /// The key; null for what no key paid for.
+    /// The key; left out for what no key paid for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    key_id: Option<Option<String>>,
+    key_id: Option<String>,
     /// What the owner calls the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
@@ -286,7 +285,7 @@ fn groups(found: &HistoryOf) -> Vec<GroupJson> {
             Group::Key(no) => {
                 let key = found.keys.get(no).cloned();
                 let (id, description) = key.unzip();
-                (json.key_id, json.description) = (Some(id), description);
+                (json.key_id, json.description) = (id, description);
             }
         }
         json
@@ -309,8 +308,7 @@ fn table(by: &str, groups: &[GroupJson]) -> String {
     for group in groups {
         let name = match by {
             "key" => {
-                let id = group.key_id.iter().flatten().next();
-                let id = id.map(String::as_str).unwrap_or_default();
+                let id = group.key_id.as_deref().unwrap_or_default();
                 let description = group.description.as_deref().unwrap_or_default();
                 format!("{},{}", cell(id), cell(description))
             }

@@ -327,7 +327,7 @@ mod tests {
         // As many as are there when they are moved, and those of other threads until they are gone.
         usage.ledger.last_no = MANY;
         usage.ledger.rows.clear();
-        for n in 0..TAIL_ROWS as u32 + 4 {
+        for n in 0..u32::try_from(TAIL_ROWS).unwrap() + 4 {
             usage.ledger.push(LedgerRow {
                 key_no: 100_000 + n,
                 amount: -1_000_000,
@@ -347,7 +347,6 @@ mod tests {
         }
         let bytes = encode(&usage).unwrap().len();
         assert!(bytes <= VALUE_BYTES_MAX, "{bytes}");
-        println!("{bytes} of {VALUE_BYTES_MAX} bytes");
     }
 
     #[test]

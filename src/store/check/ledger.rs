@@ -248,7 +248,11 @@ impl Check<'_> {
     }
 
     /// An entry whose key ends at another time, or is over, is removed by the sweep at its time.
-    pub(super) fn key_expiry(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
+    pub(super) fn key_expiry(
+        _: &mut Self,
+        key: &[u8],
+        value: &sled::IVec,
+    ) -> Result<(), StoreError> {
         exact::<28>(key)?;
         empty(value)
     }

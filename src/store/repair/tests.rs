@@ -11,6 +11,8 @@ use crate::store::stats::Delta;
 use crate::store::testing::NOW;
 use crate::store::{OpenError, Options};
 
+/// A mistake in a usage.
+type Wrong = fn(&mut Usage);
 type Records = Vec<(&'static str, sled::IVec, sled::IVec)>;
 
 fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 18] {
@@ -342,7 +344,7 @@ async fn counters_are_derived() {
         });
     });
     // Beside the ledger too: neither is believed more than the other.
-    let credits: [(u64, fn(&mut Usage)); 3] = [
+    let credits: [(u64, Wrong); 3] = [
         (2, |usage| usage.granted = 17),
         (2, |usage| usage.used_ever += 1),
         (1, |usage| usage.shares[0].used -= 1),
@@ -706,7 +708,7 @@ async fn gaps_in_a_ledger_are_closed() {
     });
     leaves(&fixture, 1, |trees| {
         change(&trees.ledger, &row(1), |row: &mut LedgerRow| {
-            row.amount += 1
+            row.amount += 1;
         });
     });
 }
