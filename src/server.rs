@@ -55,6 +55,8 @@ const OPENING_WAIT: Duration = Duration::from_secs(10);
 const HEALTH: &str = "/health";
 /// How often expired records are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// How often it is looked whether the clock was set back and what was counted is due.
+const AUDIT_EVERY: Duration = Duration::from_secs(10);
 /// How often it is looked whether a backup is due.
 const BACKUP_LOOK: Duration = Duration::from_secs(60);
 
@@ -252,6 +254,7 @@ impl Server {
                 .collect(),
         };
         let app = App::new(store.clone(), clock, settings);
+        app.begin_audit();
         if let Some(key) = &config.secrets.api_key {
             match app.ensure_default_key(key).await {
                 Ok(()) => {}
@@ -309,6 +312,7 @@ impl Server {
         } = self;
         let senders = webhooks.map(|webhooks| webhooks.start(&app));
         let sweeper = tokio::spawn(sweep(app.clone()));
+        let auditor = tokio::spawn(watch_audit(app.clone()));
         let backups = tokio::spawn(back_up(app.clone()));
         let routes = warp::service(http::routes(&app));
         let slots = Arc::new(Semaphore::new(connections_max));
@@ -379,11 +383,13 @@ impl Server {
         };
         let_end(graceful, senders, drain.saturating_sub(FLUSH_WAIT)).await;
         sweeper.abort();
+        auditor.abort();
         backups.abort();
         app.stop_backups();
         if let Some(error) = ended {
             return Err(error);
         }
+        app.end_audit().await;
         store
             .flush()
             .await
@@ -544,6 +550,13 @@ async fn sweep(app: App) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         app.sweep().await;
+    }
+}
+
+async fn watch_audit(app: App) {
+    loop {
+        app.watch_audit().await;
+        tokio::time::sleep(AUDIT_EVERY).await;
     }
 }
 

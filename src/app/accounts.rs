@@ -183,8 +183,7 @@ impl App {
     /// [`Failure::KeyRevoked`] if it was revoked meanwhile.
     pub fn who_is(&self, principal: &Principal) -> Result<(AccountRow, KeyRow), Failure> {
         let account = self.store().account(principal.account, self.now())?;
-        let account =
-            account.ok_or_else(|| Failure::Internal("a key has no account".to_owned()))?;
+        let account = account.ok_or(Failure::InvalidKey)?;
         let key = account
             .keys
             .iter()

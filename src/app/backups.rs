@@ -289,7 +289,10 @@ mod tests {
         for name in service.names() {
             let to = service.folder.path().join("restored").join(&name);
             let file = service.folder.path().join("backups").join(&name);
-            restore(&file, &to, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+            restore(&file, &to, service.app.now(), &mut |_, _, _| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         }
     }
 

@@ -51,6 +51,8 @@ pub enum Failure {
     InvalidPlan(UnknownPlan),
     /// No plan was given.
     PlanRequired,
+    /// What shall confirm an erasure is not the account's id.
+    NotConfirmed,
     /// The `Idempotency-Key` was used with another body.
     IdempotencyKeyReused,
     /// A request with the same `Idempotency-Key` is being answered.
@@ -123,6 +125,8 @@ impl From<StoreError> for Failure {
                 outcome_unknown: true,
             },
             StoreError::Overloaded => Self::Overloaded,
+            // Erased between the look at the key and the act.
+            StoreError::NoAccount => Self::InvalidKey,
             error if error.is_disk_failure() => {
                 log::error!("a read failed: {}", chain(&error));
                 Self::StorageUnavailable {

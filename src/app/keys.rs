@@ -239,11 +239,12 @@ impl App {
         let key = self.addressed_key(own, address, now).await?;
         let revoked = self
             .store()
-            .revoke_key(key.account, &key.id, own.is_none(), now, cause)
+            .revoke_key(key.account, &key.id, own.is_none(), now, cause.clone())
             .await;
         let revoked = revoked.map_err(|error| match error {
             OpError::Refused(KeyRefusal::LastManager) => {
                 log::info!("revoking key {} refused: it is the only active one", key.id);
+                self.key_kept(key.account, key.id.clone(), cause);
                 Failure::LastActiveKey
             }
             error => key_failure(error),

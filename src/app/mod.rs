@@ -6,10 +6,13 @@
 mod accounts;
 mod admin;
 mod admin_user;
+mod audit;
 mod authenticate;
 mod backups;
+mod erasure;
 mod failure;
 mod keys;
+mod ledger;
 mod limits;
 mod memories;
 mod system;
@@ -31,8 +34,10 @@ pub use admin::{PlanChange, Target};
 pub use admin_user::{AdjustRequest, Adjusted, Moved, Recorded};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
+pub use erasure::Receipt;
 pub use failure::Failure;
 pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
+pub use ledger::{HISTORY_DAYS_MAX, HistoryOf, LedgerRefusal, Span};
 pub use limits::{Exceeded, Limits, Origin, RateLimits, Rule};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
 pub use system::{HealthReport, HealthStatus, StatsReport};
@@ -42,8 +47,8 @@ use backups::Backups;
 use webhooks::Webhooks;
 
 pub use crate::store::{
-    AccountFilter, AccountRow, AccountsPage, BackupCause, CheckReport, DueEvent, KeyRow, Page,
-    PageStart, Principal, Stats,
+    AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport,
+    DueEvent, KeyRow, Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -82,6 +87,7 @@ struct Inner {
     settings: Settings,
     started: Instant,
     backups: Backups,
+    audit: audit::Audit,
     limits: Limits,
     webhooks: Webhooks,
 }
@@ -98,6 +104,7 @@ impl App {
             settings,
             started: Instant::now(),
             backups: Backups::new(),
+            audit: audit::Audit::default(),
             limits,
             webhooks,
         }))
@@ -149,6 +156,11 @@ impl App {
             Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),
             Err(error) => log::warn!("removing old recorded answers failed: {error}"),
+        }
+        match self.store().finish_erasures().await {
+            Ok(0) | Err(StoreError::Unavailable | StoreError::OutcomeUnknown) => {}
+            Ok(finished) => log::info!("finished {finished} erasures that were interrupted"),
+            Err(error) => log::warn!("finishing an erasure failed: {error}"),
         }
     }
 

@@ -258,8 +258,8 @@ fn service(store: Store, directory: &Path) -> App {
         public_url: None,
         backups,
         rate_limits: RateLimits::OFF,
-        trusted_proxies: Vec::new(),
         webhooks: Vec::new(),
+        trusted_proxies: Vec::new(),
     };
     App::new(store, Clock::System, settings)
 }

@@ -90,6 +90,126 @@ impl AuditEntry {
     }
 }
 
+/// The place in the log where rows stop being what was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("row {no}: {what}")]
+pub struct ChainBreak {
+    /// The first row that is wrong, or missing.
+    pub no: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// The proof of a chain, row by row from the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain {
+    /// Number of the last row; 0 before the first.
+    pub no: u64,
+    /// Its hash; [`GENESIS`] before the first.
+    pub hash: [u8; 32],
+}
+
+impl Chain {
+    /// Begins before the first row.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            no: 0,
+            hash: GENESIS,
+        }
+    }
+
+    /// Takes the next row, which was found under the number `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainBreak`] if a row is missing before it, if it is another row, or if its hash does not follow
+    /// from its fields and the row before.
+    pub fn follow(&mut self, key: u64, row: &AuditEntry) -> Result<(), ChainBreak> {
+        let no = self.no.saturating_add(1);
+        let broken = |what: String| Err(ChainBreak { no, what });
+        if key != no {
+            return broken(format!("it is missing; the next one is row {key}"));
+        }
+        if row.no != no {
+            return broken(format!("row {} is in its place", row.no));
+        }
+        if row.hash != row.hash_after(&self.hash) {
+            return broken(
+                "its hash does not follow from its fields and the row before".to_owned(),
+            );
+        }
+        (self.no, self.hash) = (no, row.hash);
+        Ok(())
+    }
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A row's number and hash, written down by somebody outside: `NO:HASH`, as the log and `GET /admin/audit`
+/// tell it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct AuditHead {
+    /// The row's number; 0 for a log without rows.
+    pub no: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+impl AuditHead {
+    /// Parses `NO:HASH`, the hash in hexadecimal of any case. `None` if it is not that.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (no, hex) = text.trim().split_once(':')?;
+        let is_number = !no.is_empty() && no.bytes().all(|b| b.is_ascii_digit());
+        if !is_number || hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut hash = [0; 32];
+        for (n, byte) in hash.iter_mut().enumerate() {
+            let from = n.checked_mul(2)?;
+            *byte = u8::from_str_radix(hex.get(from..from.checked_add(2)?)?, 16).ok()?;
+        }
+        Some(Self {
+            no: no.parse().ok()?,
+            hash,
+        })
+    }
+
+    /// Returns the hash in hexadecimal, lower case.
+    #[must_use]
+    pub fn hash_hex(&self) -> String {
+        hex(&self.hash)
+    }
+}
+
+impl std::fmt::Display for AuditHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.no, hex(&self.hash))
+    }
+}
+
+impl std::fmt::Debug for AuditHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Returns a hash in hexadecimal, lower case.
+#[must_use]
+pub fn hex(hash: &[u8; 32]) -> String {
+    use std::fmt::Write;
+    hash.iter().fold(String::with_capacity(64), |mut text, b| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +257,82 @@ mod tests {
         let one = row.hash_after(&GENESIS);
         (row.actor, row.action) = ("a".to_owned(), "bc".to_owned());
         assert_ne!(row.hash_after(&GENESIS), one);
+    }
+
+    /// The first three rows of a log, by number.
+    fn three() -> Vec<(u64, AuditEntry)> {
+        let mut chain = Chain::new();
+        let mut rows = Vec::new();
+        for kind in [
+            EventKind::Suspended,
+            EventKind::Reactivated,
+            EventKind::EmailChanged,
+        ] {
+            let row = AuditEntry::after((chain.no, &chain.hash), None, &event(kind, Some("why")));
+            chain.follow(row.no, &row).unwrap();
+            rows.push((row.no, row));
+        }
+        rows
+    }
+
+    fn first_break(rows: &[(u64, AuditEntry)]) -> Option<(u64, String)> {
+        let mut chain = Chain::new();
+        let broken = rows
+            .iter()
+            .find_map(|(key, row)| chain.follow(*key, row).err());
+        broken.map(|ChainBreak { no, what }| (no, what))
+    }
+
+    #[test]
+    fn a_chain_breaks_at_the_row_that_was_touched() {
+        // Shows for each way to tamper which row is named: a changed one, a removed one, the first one
+        // removed, two that changed places with and without their numbers.
+        assert_eq!(first_break(&three()), None);
+        let mut changed = three();
+        changed[1].1.reason = Some("another".to_owned());
+        assert_eq!(first_break(&changed).unwrap().0, 2);
+        let mut removed = three();
+        removed.remove(1);
+        let missing = "it is missing; the next one is row 3".to_owned();
+        assert_eq!(first_break(&removed), Some((2, missing)));
+        let mut beheaded = three();
+        beheaded.remove(0);
+        assert_eq!(first_break(&beheaded).unwrap().0, 1);
+        let mut swapped = three();
+        let second = swapped[1].1.clone();
+        swapped[1].1 = swapped[2].1.clone();
+        swapped[2].1 = second;
+        let in_place = "row 3 is in its place".to_owned();
+        assert_eq!(first_break(&swapped), Some((2, in_place)));
+        (swapped[1].1.no, swapped[2].1.no) = (2, 3);
+        assert_eq!(first_break(&swapped).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_head_is_a_number_and_a_hash() {
+        // Shows that what is printed is read again, and that nothing else is.
+        let head = AuditHead {
+            no: 12,
+            hash: three()[2].1.hash,
+        };
+        assert_eq!(AuditHead::parse(&format!(" {head}\n")), Some(head));
+        assert_eq!(
+            AuditHead::parse(&head.to_string().to_uppercase()),
+            Some(head)
+        );
+        let hash = head.hash_hex();
+        for text in [
+            "",
+            "12",
+            ":",
+            &hash,
+            &format!("-1:{hash}"),
+            &format!("+1:{hash}"),
+            &format!("1:{}", &hash[1..]),
+            &format!("1:{hash}0"),
+            &format!("1:{}é", &hash[2..]),
+        ] {
+            assert_eq!(AuditHead::parse(text), None, "{text}");
+        }
     }
 }

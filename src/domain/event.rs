@@ -95,8 +95,20 @@ impl Cause {
     /// Returns the cause of what comes of itself.
     #[must_use]
     pub const fn service() -> Self {
+        Self::by(Actor::Service)
+    }
+
+    /// Returns the cause of what a command on the machine does.
+    #[must_use]
+    pub const fn operator() -> Self {
+        Self::by(Actor::Operator)
+    }
+
+    /// Returns the cause of what somebody does by no request, for no reason that is told.
+    #[must_use]
+    pub const fn by(actor: Actor) -> Self {
         Self {
-            actor: Actor::Service,
+            actor,
             reason: None,
             request: None,
         }
@@ -211,15 +223,21 @@ pub enum EventKind {
         /// When the backup was made.
         made_at: Timestamp,
     },
-    /// The clock went back.
+    /// The clock was set back.
     ClockStep {
-        /// Seconds.
+        /// By how many seconds; below 0.
         seconds: i64,
     },
     /// The account was erased.
     Erased {
         /// The id of the receipt.
         receipt: String,
+        /// Memories that went.
+        memories: u64,
+        /// Keys that went.
+        keys: u64,
+        /// Rows of the ledger that are kept under a random id.
+        ledger_rows_kept: u64,
     },
 }
 
@@ -300,7 +318,17 @@ impl EventKind {
             }
             Self::Restored { made_at } => json!({ "made_at": made_at.to_string() }),
             Self::ClockStep { seconds } => json!({ "seconds": seconds }),
-            Self::Erased { receipt } => json!({ "receipt_id": receipt }),
+            Self::Erased {
+                receipt,
+                memories,
+                keys,
+                ledger_rows_kept,
+            } => json!({
+                "receipt_id": receipt,
+                "memories": memories,
+                "keys": keys,
+                "ledger_rows_kept": ledger_rows_kept
+            }),
             Self::Suspended | Self::Reactivated | Self::EmailChanged | Self::DefaultAdminKey => {
                 json!({})
             }

@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod memory;
 pub mod plan;
 pub mod scope;
+pub mod statement;
 pub mod time;
 pub mod usage;
 pub mod webhook;

@@ -67,6 +67,20 @@ impl Timestamp {
         micros.div_euclid(MICROS_PER_DAY)
     }
 
+    /// Returns the instant at which its day began, in UTC.
+    #[must_use]
+    pub fn day(self) -> Self {
+        let day = i64::try_from(MICROS_PER_DAY).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(self.0.rem_euclid(day)))
+    }
+
+    /// Parses a date, `2026-01-31`, as the instant at which it begins in UTC. `None` if it is none.
+    #[must_use]
+    pub fn parse_date(text: &str) -> Option<Self> {
+        let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        Some(Self::from(date.and_time(chrono::NaiveTime::MIN).and_utc()))
+    }
+
     /// Returns the same instant as chrono knows it; an instant out of chrono's range becomes its nearest bound.
     #[must_use]
     pub fn to_datetime(self) -> DateTime<Utc> {

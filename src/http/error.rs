@@ -243,6 +243,12 @@ pub struct ApiError {
 }
 
 impl ApiError {
+    /// Says whether it is that somebody is not the admin.
+    #[must_use]
+    pub fn refuses_admin(&self) -> bool {
+        matches!(self.code, Code::AdminRequired | Code::AdminDisabled)
+    }
+
     /// Makes an error without numbers and headers of its own.
     #[must_use]
     pub fn new(
@@ -375,6 +381,10 @@ impl From<Failure> for ApiError {
                 Code::InvalidPlan,
                 "Plan required",
                 "Send {\"plan\": NAME}, with a name that GET /plans lists.",
+            ),
+            Failure::NotConfirmed => Self::field(
+                "confirm",
+                "It must be the account's id, as /login and the admin's list say it; nothing was erased.",
             ),
             Failure::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,

@@ -7,6 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::app::{App, Caller, Exceeded, Origin, Principal, Rule};
 
+use super::audit::note_admin;
 use super::auth::{self, Access};
 use super::client;
 use super::error::{ApiError, Code};
@@ -83,8 +84,9 @@ pub(super) fn admit(
         app.limits().take_sign_up(origin)?;
         sign_up = Some(origin);
     }
-    let caller = auth::caller(app, endpoint.access, headers)
-        .map_err(|error| failed(app, error, peer, headers))?;
+    let caller = auth::caller(app, endpoint.access, headers);
+    note_admin(app, endpoint, incoming.id, &caller);
+    let caller = caller.map_err(|error| failed(app, error, peer, headers))?;
     if let (Caller::Key(principal), Limited::FreeRoute) = (&caller, limited) {
         app.take_free_route(principal)?;
     }

@@ -13,11 +13,14 @@ mod account;
 mod admin;
 mod admin_user;
 mod apikey;
+mod audit;
 mod auth;
 mod client;
+mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod ledger;
 mod limits;
 mod memory;
 pub mod openapi;
@@ -126,6 +129,9 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(POST "/signup" Open true account::sign_up, "Create an account"),
     endpoint!(POST "/login" KeyHereOrInBody true account::login, "Say whose a key is"),
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
+    endpoint!(GET "/credits/history" Key(Account) false ledger::history, "Credits that came and went"),
+    endpoint!(GET "/credits/statement" Key(Account) false ledger::statement, "A cycle's statement"),
+    endpoint!(DELETE "/account" Key(Account) true erasure::account, "Erase the account"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
@@ -139,13 +145,17 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
     endpoint!(GET "/admin/user/{key}" Admin false admin_user::user, "One account and its keys (admin)"),
+    endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(POST "/admin/user/{key}/credits" Admin true admin_user::adjust, "Give or take credits (admin)"),
     endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
     endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
     endpoint!(PUT "/admin/user/{key}/email" Admin true admin_user::change_email, "Change an e-mail (admin)"),
+    endpoint!(GET "/admin/user/{key}/history" Admin false ledger::admin_history, "An account's credits (admin)"),
+    endpoint!(GET "/admin/user/{key}/statement" Admin false ledger::admin_statement, "An account's statement (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
+    endpoint!(GET "/admin/audit" Admin false audit::list, "Read the audit log (admin)"),
     endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
@@ -179,6 +189,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         ("/admin/user/{key}/suspend", "suspend"),
         ("/admin/user/{key}/reactivate", "reactivate"),
         ("/admin/user/{key}/email", "email"),
+        ("/admin/user/{key}/history", "history"),
+        ("/admin/user/{key}/statement", "statement"),
     ]
     .into_iter()
     .fold(named("/admin/user/{key}"), |all, (path, last)| {
@@ -199,6 +211,10 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/admin/check")))
         .unify()
         .or(segment("admin")
+            .and(segment("audit"))
+            .and(at("/admin/audit")))
+        .unify()
+        .or(segment("admin")
             .and(segment("webhooks"))
             .and(at("/admin/webhooks")))
         .unify()
@@ -207,6 +223,16 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .boxed();
     let reads = segment("credits")
         .and(at("/credits"))
+        .or(segment("credits")
+            .and(segment("history"))
+            .and(at("/credits/history")))
+        .unify()
+        .or(segment("credits")
+            .and(segment("statement"))
+            .and(at("/credits/statement")))
+        .unify()
+        .or(segment("account").and(at("/account")))
+        .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()
         .or(segment("gpt-status").and(at("/gpt-status")))

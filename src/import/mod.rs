@@ -205,6 +205,7 @@ pub fn run(args: &ImportArgs, data_dir: &Path, now: Timestamp) -> Result<Summary
         &raws,
         &fates,
         &left_out,
+        now,
     )?;
     Ok(summary)
 }
@@ -490,6 +491,7 @@ fn write(
     raws: &[&str],
     fates: &[Fate],
     left_out: &LeftOut,
+    now: Timestamp,
 ) -> Result<(), ImportFailure> {
     let mut placed = Vec::new();
     for (_, path, entries) in spills(args, left_out) {
@@ -500,6 +502,7 @@ fn write(
     for account in plan.accounts {
         bulk.put_account(account)?;
     }
+    bulk.record(now)?;
     let built = bulk.build().map_err(ImportFailure::new)?;
     for (spill, (_, path, _)) in placed.iter_mut().zip(spills(args, left_out)) {
         spill.place().map_err(|error| cannot_write(path, &error))?;

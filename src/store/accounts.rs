@@ -218,7 +218,11 @@ impl Store {
                 continue;
             }
             if (skip..end).contains(&total) {
-                rows.push(self.account_row(account, &record, now)?);
+                match self.account_row(account, &record, now) {
+                    // Erased since its record was read.
+                    Err(StoreError::NoAccount) => continue,
+                    row => rows.push(row?),
+                }
             }
             total = total.saturating_add(1);
             active = active.saturating_add(u64::from(!record.active.is_empty()));
@@ -351,11 +355,18 @@ impl Store {
             };
             let next = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
             if next > skip && total < end {
-                let row = self.account_row(account, &record, now)?;
-                let keys = if revoked_too {
-                    self.keys(account, now)?
-                } else {
-                    row.keys.clone()
+                let read = self.account_row(account, &record, now).and_then(|row| {
+                    let keys = if revoked_too {
+                        self.keys(account, now)?
+                    } else {
+                        row.keys.clone()
+                    };
+                    Ok((row, keys))
+                });
+                let (row, keys) = match read {
+                    // Erased since its record was read.
+                    Err(StoreError::NoAccount) => continue,
+                    read => read?,
                 };
                 let wanted = (total..).zip(keys).filter(|(n, _)| (skip..end).contains(n));
                 rows.extend(wanted.map(|(_, key)| (row.clone(), key)));
@@ -394,11 +405,16 @@ impl Store {
 }
 
 impl Inner {
+    /// Returns an account's public id. `None` if it is gone.
+    pub(super) fn public_id(&self, account: AccountKey) -> Result<Option<String>, StoreError> {
+        let record = self.trees.users.get(account.0)?;
+        let record = record.map(|bytes| decode::<AccountRecord>(&bytes));
+        Ok(record.transpose()?.map(|record| record.account_id(account)))
+    }
+
     pub(super) fn account_record(&self, account: AccountKey) -> Result<AccountRecord, StoreError> {
         let bytes = self.trees.users.get(account.0)?;
-        decode(&bytes.ok_or_else(|| {
-            StoreError::Corrupt(format!("{} has no record", account.anonymous_id()))
-        })?)
+        decode(&bytes.ok_or(StoreError::NoAccount)?)
     }
 
     fn suspend(

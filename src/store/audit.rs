@@ -1,46 +1,64 @@
 //! The audit log's tree: events handed over, in order, from the records that carry them.
 //!
 //! One thread at a time appends. A record's events are appended and then dropped from it by a swap, a few
-//! at a time; after a crash between the two, the log's last rows say which events they are of.
+//! at a time; after a crash between the two, the log's last rows say which events they are of. So nobody
+//! appends after a write has failed: what is not dropped yet must be among the last rows.
 
 use std::collections::HashSet;
 
 use crate::domain::account::AccountKey;
-use crate::domain::audit::{AuditEntry, GENESIS};
+use crate::domain::audit::{AuditEntry, AuditHead, GENESIS};
 use crate::domain::event::{Cause, Event, EventKind};
 use crate::domain::time::Timestamp;
 
 use super::codec::{decode, encode};
 use super::locks::lock;
-use super::schema::{AccountRecord, AuditRow, Carrier};
+use super::recovery::OnDamage;
+use super::schema::{AccountRecord, AuditRow, Carrier, Trees, op_key};
 use super::{Inner, Store, StoreError};
 
 /// Events of a record that are appended before they are dropped from it.
 const BATCH: usize = 16;
 
 /// The end of the log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Head {
     /// Number of the last row; 0 if there is none.
     no: u64,
     /// Its hash.
     hash: [u8; 32],
-    /// The events of the last rows, on open: a crash may have left them in their records.
+    /// Its time; `None` if there is no row.
+    at: Option<Timestamp>,
+    /// The latest time of any row.
+    latest: Timestamp,
+    /// Events that are in the log and may still be in their records: those of the last rows on open, for a crash
+    /// may have left them there, and those of a swap that failed.
     recent: HashSet<(AccountKey, Carrier, u64)>,
+    /// Whether one of the last rows cannot be read: nothing can be chained to it.
+    is_damaged: bool,
 }
 
 impl Head {
     /// Reads the end of the log.
-    pub(super) fn read(audit: &sled::Tree) -> Result<Self, StoreError> {
+    pub(super) fn read(audit: &sled::Tree, damage: OnDamage) -> Result<Self, StoreError> {
         let mut head = Self {
             no: 0,
             hash: GENESIS,
+            at: None,
+            latest: Timestamp::from_micros(i64::MIN),
             recent: HashSet::new(),
+            is_damaged: false,
         };
-        for row in audit.iter().values().rev().take(BATCH) {
-            let row: AuditRow = decode(&row?)?;
-            if head.no == 0 {
-                (head.no, head.hash) = (row.entry.no, row.entry.hash);
+        for (n, row) in audit.iter().rev().take(BATCH).enumerate() {
+            let (key, row) = row?;
+            let row = number(&key).and_then(|no| Ok((no, decode::<AuditRow>(&row)?)));
+            let Some((no, row)) = damage.judge(row)? else {
+                head.is_damaged = true;
+                continue;
+            };
+            if n == 0 {
+                (head.no, head.hash, head.at) = (no, row.entry.hash, Some(row.entry.at));
+                head.latest = row.latest.max(row.entry.at);
             }
             if let Some(account) = row.entry.account {
                 head.recent.insert((account, row.carrier, row.event_no));
@@ -48,6 +66,81 @@ impl Head {
         }
         Ok(head)
     }
+
+    /// Forgets which events of a record are in the log: none of them is in the record any more.
+    fn forget(&mut self, account: AccountKey, carrier: Carrier) {
+        self.recent
+            .retain(|(of, by, _)| (*of, *by) != (account, carrier));
+    }
+
+    /// Appends the row of an event. Its account's index entry first: one without its row finds nothing.
+    fn append(
+        &mut self,
+        trees: &Trees,
+        account: Option<AccountKey>,
+        carrier: Carrier,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        if self.is_damaged {
+            let damaged = "the last rows of the audit log cannot be read";
+            return Err(StoreError::Corrupt(damaged.to_owned()));
+        }
+        let entry = AuditEntry::after((self.no, &self.hash), account, event);
+        let (no, hash, at) = (entry.no, entry.hash, entry.at);
+        let latest = self.latest.max(at);
+        let row = AuditRow {
+            entry,
+            carrier,
+            event_no: event.no,
+            latest,
+        };
+        let row = encode(&row)?;
+        if let Some(account) = account {
+            trees.audit_accounts.insert(op_key(account, no), &[])?;
+        }
+        trees.audit.insert(no.to_be_bytes(), row)?;
+        (self.no, self.hash, self.at, self.latest) = (no, hash, Some(at), latest);
+        Ok(())
+    }
+}
+
+/// Returns the number of a row from its key.
+pub(super) fn number(key: &[u8]) -> Result<u64, StoreError> {
+    let bytes = key.try_into().map(u64::from_be_bytes);
+    bytes.map_err(|_| StoreError::Corrupt("a key of the tree audit is not 8 bytes".to_owned()))
+}
+
+/// Derives the index of rows by account if there is none: a backup leaves it out.
+pub(super) fn index_accounts(trees: &Trees, damage: OnDamage) -> Result<(), StoreError> {
+    if !trees.audit_accounts.is_empty() {
+        return Ok(());
+    }
+    for row in &trees.audit {
+        let (key, row) = row?;
+        let row = number(&key).and_then(|no| Ok((no, decode::<AuditRow>(&row)?)));
+        if let Some((no, row)) = damage.judge(row)?
+            && let Some(account) = row.entry.account
+        {
+            trees.audit_accounts.insert(op_key(account, no), &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts what was done to a directory into the log of its database, which nobody else has open.
+pub(super) fn record_in(
+    trees: &Trees,
+    at: Timestamp,
+    cause: Cause,
+    kind: EventKind,
+) -> Result<(), StoreError> {
+    let event = Event {
+        no: 0,
+        at,
+        cause,
+        kind,
+    };
+    Head::read(&trees.audit, OnDamage::Stop)?.append(trees, None, Carrier::Nothing, &event)
 }
 
 impl Store {
@@ -64,16 +157,14 @@ impl Store {
         kind: EventKind,
     ) -> Result<(), StoreError> {
         let inner = self.inner()?;
-        inner.takes_writes()?;
         let event = Event {
             no: 0,
             at,
             cause,
             kind,
         };
-        let mut head = lock(&inner.audit);
-        inner.append(&mut head, account, Carrier::Nothing, &event)?;
-        drop(head);
+        inner.takes_writes()?;
+        inner.append(&mut lock(&inner.audit), account, Carrier::Nothing, &event)?;
         inner.committer.mark_dirty();
         Ok(())
     }
@@ -83,16 +174,29 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError`] while the database is being opened anew.
-    pub fn audit_head(&self) -> Result<(u64, [u8; 32]), StoreError> {
+    pub fn audit_head(&self) -> Result<AuditHead, StoreError> {
         Ok(self.inner()?.audit_head())
+    }
+
+    /// Returns the time of the audit log's last row; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] while the database is being opened anew.
+    pub fn audit_last_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let inner = self.inner()?;
+        let at = lock(&inner.audit).at;
+        Ok(at)
     }
 }
 
 impl Inner {
-    /// As [`Store::audit_head`].
-    pub(super) fn audit_head(&self) -> (u64, [u8; 32]) {
+    pub(super) fn audit_head(&self) -> AuditHead {
         let head = lock(&self.audit);
-        (head.no, head.hash)
+        AuditHead {
+            no: head.no,
+            hash: head.hash,
+        }
     }
 
     /// Says that no record carries an event any more that is in the log: on open, once all are handed over.
@@ -116,17 +220,21 @@ impl Inner {
             let Some(through) = self.pass_on(&mut head, account, Carrier::Account, &events)? else {
                 break;
             };
-            self.swap_account::<std::convert::Infallible>(account, |account| {
-                account.events.moved(through);
-            })
-            .map_err(StoreError::of_swap)?;
+            drop_events(|| {
+                self.swap_account::<std::convert::Infallible>(account, |account| {
+                    account.events.moved(through);
+                })
+                .map_err(StoreError::of_swap)
+            })?;
+            head.forget(account, Carrier::Account);
         }
         loop {
             let events = self.usage(account)?.events.events;
             let Some(through) = self.pass_on(&mut head, account, Carrier::Usage, &events)? else {
                 return Ok(());
             };
-            self.swap_tail(account, |usage| usage.events.moved(through))?;
+            drop_events(|| self.swap_tail(account, |usage| usage.events.moved(through)))?;
+            head.forget(account, Carrier::Usage);
         }
     }
 
@@ -140,9 +248,10 @@ impl Inner {
     ) -> Result<Option<u64>, StoreError> {
         let mut through = None;
         for event in events.iter().take(BATCH) {
-            let is_there = head.recent.contains(&(account, carrier, event.no));
-            if event.kind.is_audited() && !is_there {
+            let is_new = !head.recent.contains(&(account, carrier, event.no));
+            if event.kind.is_audited() && is_new {
                 self.append(head, Some(account), carrier, event)?;
+                head.recent.insert((account, carrier, event.no));
             }
             self.enqueue(account, carrier, event)?;
             through = Some(event.no);
@@ -157,15 +266,28 @@ impl Inner {
         carrier: Carrier,
         event: &Event,
     ) -> Result<(), StoreError> {
-        let entry = AuditEntry::after((head.no, &head.hash), account, event);
-        let (no, hash) = (entry.no, entry.hash);
-        let row = AuditRow {
-            entry,
-            carrier,
-            event_no: event.no,
-        };
-        self.trees.audit.insert(no.to_be_bytes(), encode(&row)?)?;
-        (head.no, head.hash) = (no, hash);
-        Ok(())
+        // Not the space that is left: what was admitted is brought to its end.
+        if self.committer.is_poisoned() {
+            return Err(StoreError::Unavailable);
+        }
+        let appended = head.append(&self.trees, account, carrier, event);
+        if let Err(StoreError::Database(error @ sled::Error::Io(_))) = &appended {
+            self.committer.poison(error);
+        }
+        appended
     }
 }
+
+/// Drops events from their record by `swap`. Until they are dropped nothing else may be appended, so a race
+/// that was lost to debits is run again, for however long.
+fn drop_events(mut swap: impl FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    loop {
+        match swap() {
+            Err(StoreError::Overloaded) => std::thread::yield_now(),
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -241,7 +241,7 @@ impl Reading<'_, '_> {
 
     /// Reads the audit log, as far as it has come now: it may tell of more than the accounts read before.
     fn audit(&mut self) -> Result<(), End> {
-        let (last, _) = self.inner.audit_head();
+        let last = self.inner.audit_head().no;
         let rows = self.inner.trees.audit.range(..=last.to_be_bytes());
         for entry in rows {
             let (key, value) = entry?;

@@ -8,12 +8,14 @@ use std::io;
 use std::path::Path;
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::{Cause, EventKind};
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::memory::{MemoryId, NewMemory, Stamp};
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Share, Usage};
 
+use super::audit::record_in;
 use super::codec::encode;
 use super::directory::{IMPORTED_FILE, Making, failed};
 use super::error::{OpenError, StoreError};
@@ -110,6 +112,8 @@ struct Put {
 pub struct Bulk {
     site: Site,
     put: HashMap<AccountKey, Put>,
+    accounts: u64,
+    memories: u64,
 }
 
 /// Looks at what is in the way of an import with this fingerprint. Makes no directory.
@@ -143,6 +147,8 @@ impl NewTarget {
         Ok(Bulk {
             site: self.open_site()?,
             put: HashMap::new(),
+            accounts: 0,
+            memories: 0,
         })
     }
 }
@@ -161,6 +167,7 @@ impl Bulk {
         let of_key = put.by_key.entry(new.key_no).or_default();
         *of_key = of_key.saturating_add(1);
         put.counts.count(&head_facets(new.memory));
+        self.memories = self.memories.saturating_add(1);
         let json = new.memory.entry_json(&Stamp {
             id,
             timestamp: new.timestamp,
@@ -188,6 +195,7 @@ impl Bulk {
     /// [`StoreError`] if it cannot be written.
     pub fn put_account(&mut self, new: BulkAccount) -> Result<(), StoreError> {
         let account = new.account;
+        self.accounts = self.accounts.saturating_add(1);
         let put = self.put.remove(&account).unwrap_or_default();
         let held_by = |no: KeyNo| put.by_key.get(&no).copied().unwrap_or(0);
         let mut usage = new.usage;
@@ -265,6 +273,19 @@ impl Bulk {
         };
         self.site.trees.keys.insert(key.hash.0, encode(&record)?)?;
         name_key(&self.site.trees, &key.hash, &record)
+    }
+
+    /// Puts what the import did into the audit log.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be written.
+    pub fn record(&self, at: Timestamp) -> Result<(), StoreError> {
+        let kind = EventKind::Imported {
+            accounts: self.accounts,
+            memories: self.memories,
+        };
+        record_in(&self.site.trees, at, Cause::operator(), kind)
     }
 
     /// Closes the database, makes it durable and moves it to its place.

@@ -189,7 +189,12 @@ impl Store {
             let is_ended = self
                 .change_keys(account, |inner| inner.expire_key(account, no, &key, now))
                 .await
-                .map_err(super::usage::never_refused)?;
+                .map_err(super::usage::never_refused);
+            let is_ended = match is_ended {
+                // It is being erased, and takes its entries along.
+                Err(StoreError::NoAccount) => continue,
+                is_ended => is_ended?,
+            };
             ended = ended.saturating_add(u64::from(is_ended));
         }
         Ok(ended)
@@ -643,7 +648,7 @@ impl Inner {
         change: impl Fn(&mut AccountRecord),
     ) -> Result<(), SwapError<E>> {
         self.swap(&self.trees.users, &account.0, |current| {
-            let mut record: AccountRecord = decode(current.unwrap_or_default())?;
+            let mut record: AccountRecord = decode(current.ok_or(StoreError::NoAccount)?)?;
             change(&mut record);
             Ok((Some(encode(&record)?), ()))
         })

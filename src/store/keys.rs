@@ -139,10 +139,14 @@ impl Store {
             Some(end) if end.expired => KeyState::Expired(principal),
             Some(_) => KeyState::Revoked(principal),
             None if record.expires_at.is_some_and(|end| end <= now) => KeyState::Expired(principal),
-            None if is_barred()? => match inner.account_record(record.account)?.standing {
-                Standing::Good => KeyState::Active(principal),
-                Standing::Suspended => KeyState::Suspended(principal),
-                Standing::Erasing => KeyState::Revoked(principal),
+            None if is_barred()? => match inner.account_record(record.account) {
+                Ok(account) if account.standing == Standing::Good => KeyState::Active(principal),
+                Ok(account) if account.standing == Standing::Suspended => {
+                    KeyState::Suspended(principal)
+                }
+                // The account is being erased: its keys are nobody's.
+                Ok(_) | Err(StoreError::NoAccount) => return Ok(None),
+                Err(error) => return Err(error),
             },
             None => KeyState::Active(principal),
         }))
@@ -175,7 +179,11 @@ impl Store {
         let Some(record) = inner.key_record(hash)? else {
             return Ok(None);
         };
-        let usage = self.usage(record.account, now)?;
+        let usage = match self.usage(record.account, now) {
+            // Its account is being erased: the key is nobody's.
+            Err(StoreError::NoAccount) => return Ok(None),
+            usage => usage?,
+        };
         inner.key_row(record, &usage, now).map(Some)
     }
 

@@ -3,11 +3,12 @@
 //! Rows that are due are frozen in the usage by a swap, written to the tree, and dropped from the usage by
 //! another. Between any two of these they are in both under the same number, with the same content.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use crate::domain::account::AccountKey;
-use crate::domain::ledger::LedgerRow;
-use crate::domain::usage::Usage;
+use crate::domain::ledger::{Entry, LedgerRow};
+use crate::domain::usage::{KeyNo, Usage};
 
 use super::codec::{decode, encode};
 use super::schema::op_key;
@@ -28,6 +29,62 @@ impl Store {
         visit: impl FnMut(&LedgerRow) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.inner()?.ledger(account, usage, visit)
+    }
+
+    /// Returns the public id and the description of each key of an account, revoked ones too, by its number.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn key_names(
+        &self,
+        account: AccountKey,
+    ) -> Result<HashMap<KeyNo, (String, String)>, StoreError> {
+        let inner = self.inner()?;
+        let mut names = HashMap::new();
+        for hash in inner.trees.account_keys.scan_prefix(account.0).values() {
+            if let Some(key) = inner.key_record(&decode(&hash?)?)? {
+                names.insert(key.no, (key.id.to_string(), key.description));
+            }
+        }
+        Ok(names)
+    }
+
+    /// As [`Self::ledger`], newest first, and only as far back as there are rows of the billing cycle `cycle` or
+    /// later ones. Costs a step for each of these rows, however many there are before.
+    ///
+    /// A row whose time is in that cycle, or later, is one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn ledger_since(
+        &self,
+        account: AccountKey,
+        usage: &Usage,
+        cycle: u32,
+        mut visit: impl FnMut(&LedgerRow),
+    ) -> Result<(), StoreError> {
+        let inner = self.inner()?;
+        // Cycles only grow from row to row, but for refunds: those are of the cycle of their debit.
+        let is_before =
+            |row: &LedgerRow| row.cycle < cycle && !matches!(row.entry, Entry::Refund(_));
+        for row in usage.ledger.rows.iter().rev() {
+            if is_before(row) {
+                return Ok(());
+            }
+            visit(row);
+        }
+        let gone = op_key(account, usage.ledger.gone());
+        let moved = inner.trees.ledger.range(op_key(account, 0)..=gone);
+        for row in moved.values().rev() {
+            let row: LedgerRow = decode(&row?)?;
+            if is_before(&row) {
+                return Ok(());
+            }
+            visit(&row);
+        }
+        Ok(())
     }
 }
 
@@ -75,7 +132,7 @@ impl Inner {
         change: impl Fn(&mut Usage) -> T,
     ) -> Result<T, StoreError> {
         self.swap::<_, std::convert::Infallible>(&self.trees.usage, &account.0, |current| {
-            let mut usage: Usage = decode(current.unwrap_or_default())?;
+            let mut usage: Usage = decode(current.ok_or(StoreError::NoAccount)?)?;
             let result = change(&mut usage);
             Ok((Some(encode(&usage)?), result))
         })

@@ -8,11 +8,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::domain::account::AccountKey;
+use crate::domain::event::{Cause, EventKind};
 use crate::domain::key::KeyHash;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
 use super::archive::{Archive, ArchiveError, BackupContents, ReadError};
+use super::audit::record_in;
 use super::backup::BackupProgress;
 use super::codec::{encode, versioned};
 use super::directory::{Contents, Making, inspect};
@@ -72,7 +74,7 @@ pub enum RestoreStep {
 }
 
 /// Makes a data directory of a backup. `directory` is empty or absent, or holds what an interrupted
-/// restore left. `progress` is asked for each step's; it is told records.
+/// restore left. `now` is the time of the row that the audit log gets. `progress` is asked for each step's; it is told records.
 ///
 /// # Errors
 ///
@@ -80,6 +82,7 @@ pub enum RestoreStep {
 pub fn restore(
     file: &Path,
     directory: &Path,
+    now: Timestamp,
     progress: &mut dyn FnMut(RestoreStep, u64, u64) -> ControlFlow<()>,
 ) -> Result<Restored, RestoreError> {
     let mut archive = Archive::open(file)?;
@@ -115,6 +118,9 @@ pub fn restore(
         told.one()
     })?;
     restoring.finish_account()?;
+    let made_at = archive.at();
+    let kind = EventKind::Restored { made_at };
+    record_in(&restoring.site.trees, now, Cause::operator(), kind)?;
     restoring.site.build()?.complete()?;
     Ok(Restored {
         backed_up_at: archive.at(),

@@ -501,6 +501,7 @@ mod tests {
                 entry,
                 carrier: Carrier::Account,
                 event_no: 1,
+                latest: NOW,
             };
             let key = (no + 1).to_be_bytes().to_vec();
             raw.push((Kind::Audit, key, encode(&row).unwrap()));

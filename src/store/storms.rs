@@ -9,7 +9,8 @@
     reason = "a storm is told how long it lasts, and says what it has covered"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use super::testing::{NOW, by, memory, new_key, sign_up};
 use super::*;
 use crate::domain::event::Cause;
 use crate::domain::key::KeyId;
-use crate::domain::ledger::{LedgerRow, amount};
+use crate::domain::ledger::{Entry, LedgerRow, amount};
 use crate::domain::memory::MemoryId;
 use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
@@ -215,6 +216,65 @@ async fn one_balance() {
     }
     let covered = format!("{debits} debits of {}", rounds() * 64);
     sky.clears("one balance", rounds(), &covered).await;
+}
+
+/// Shows that the ledger comes to what was debited, key by key and operation by operation, while 64 debit over
+/// the turn of an hour and rows are moved; that no number is missing, and no row is counted twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_ledger() {
+    const OPERATIONS: [Operation; 3] = [
+        Operation::ReadMemory,
+        Operation::Stats,
+        Operation::ListMemories,
+    ];
+    let sky = Sky::open();
+    let account = sky.account(0, Plan::PREMIUM).await;
+    for n in 2..=6 {
+        mint(&sky.store, account, &format!("key {n}")).await;
+    }
+    let mut expected: HashMap<(KeyNo, Operation), i64> = HashMap::new();
+    for round in 0..rounds() {
+        leave(&sky.store, account, 1_000);
+        let turn = i64::try_from(round % 600).unwrap() * 3_600;
+        let racers = (0..64u32).map(|n| {
+            let store = sky.store.clone();
+            let key = n % 6 + 1;
+            let operation = OPERATIONS[n as usize % 3];
+            let now = NOW.plus_seconds(turn - i64::from(n / 3 % 2));
+            async move {
+                if n % 8 == 7 {
+                    let inner = store.inner().unwrap();
+                    let shared = inner.locks.shared(account).await;
+                    inner.move_ledger(account).unwrap();
+                    drop(shared);
+                    return None;
+                }
+                let payer = Payer::first(key);
+                let debit = store.debit(account, payer, (operation, 1), now).await;
+                debit.unwrap();
+                Some((key, operation))
+            }
+        });
+        for said in race(racers.collect()).await.into_iter().flatten() {
+            *expected.entry(said).or_default() += 1;
+        }
+    }
+    let usage = sky.store.usage(account, NOW).unwrap();
+    let (mut found, mut next) = (HashMap::new(), 1);
+    let visit = |row: &LedgerRow| {
+        assert_eq!(row.no, next);
+        next += 1;
+        if let Entry::Debit(operation) = row.entry {
+            assert_eq!(-row.amount, i64::from(row.count));
+            *found.entry((row.key_no, operation)).or_default() -= row.amount;
+        }
+        ControlFlow::Continue(())
+    };
+    sky.store.ledger(account, &usage, visit).unwrap();
+    assert_eq!(found, expected);
+    let debits: i64 = expected.values().sum();
+    let covered = format!("{debits} debits in {} rows", next - 1);
+    sky.clears("one ledger", rounds(), &covered).await;
 }
 
 /// Shows that one place is one memory, and that nobody else pays (I2, I7).

@@ -40,7 +40,7 @@ fn names(folder: &Path) -> Vec<String> {
 /// Restores a backup and holds what comes of it sound.
 fn restored(file: &Path, to: &Path) -> Store {
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
-    store::restore(file, to, go_on).unwrap();
+    store::restore(file, to, at(NOW), go_on).unwrap();
     let (store, _) = Store::open(to, StoreOptions::default()).unwrap();
     let report = store.check(&|_| {}).unwrap();
     assert!(report.is_sound(), "{report}");
@@ -266,7 +266,7 @@ fn seconds<T>(work: impl FnOnce() -> T) -> (T, f64) {
 #[expect(clippy::print_stdout, reason = "the figures")]
 async fn figures() {
     // The README's figures: time and size of a backup and a restore of 200,000 memories, the longest wait for
-    // a debit meanwhile, and what a restore gives back after a mass deletion.
+    // a debit meanwhile, and what a restore and a compaction give back after a mass deletion.
     let memories = 200_000;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = |name: &str| -> PathBuf { folder.path().join(name) };
@@ -338,6 +338,14 @@ async fn figures() {
         mib(size(&after)),
         second.contents.memories
     ));
+    let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
+    let compact = || store::compact(&path("data"), StoreOptions::default(), go_on).unwrap();
+    let (compacted, took) = seconds(compact);
+    report(format!(
+        "compacted in {took:.2} s: {} before, {} after",
+        mib(compacted.before_bytes),
+        mib(compacted.after_bytes)
+    ));
 }
 
 async fn new_account(store: &Store) -> AccountKey {
@@ -364,5 +372,8 @@ async fn new_account(store: &Store) -> AccountKey {
 
 fn restored_unchecked(file: &Path, to: &Path) -> u64 {
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
-    store::restore(file, to, go_on).unwrap().contents.memories
+    store::restore(file, to, at(NOW), go_on)
+        .unwrap()
+        .contents
+        .memories
 }

@@ -10,7 +10,9 @@ use memoryos::domain::plan::{Operation, Plan};
 use memoryos::domain::time::Timestamp;
 use memoryos::domain::usage::Payer;
 use memoryos::import::{ImportArgs, Summary, run};
-use memoryos::store::{AccountFilter, AccountRow, KeyState, OpenError, Options, PageStart, Store};
+use memoryos::store::{
+    AccountFilter, AccountRow, AuditFilter, KeyState, OpenError, Options, PageStart, Store,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -180,6 +182,15 @@ fn the_real_files_become_five_accounts() {
     );
     assert_eq!((summary.memories, summary.unowned_skipped), (37, 24));
     let store = place.open();
+    // The import is the first row of the audit log.
+    let page = store.audit_page(&AuditFilter::default(), None, 9).unwrap();
+    let [row] = page.rows.as_slice() else {
+        panic!("{page:?}")
+    };
+    let row = &row.entry;
+    let told = (&*row.action, &*row.actor, &*row.details, row.at);
+    let expected = r#"{"accounts":5,"memories":37}"#;
+    assert_eq!(told, ("data.imported", "operator", expected, now()));
     let rows = accounts(&store);
     let shape: Vec<_> = rows
         .iter()

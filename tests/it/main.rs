@@ -12,13 +12,16 @@
 mod accounts;
 mod admin;
 mod admin_user;
+mod audit;
 mod backups;
 mod credits;
+mod erasure;
 mod faults;
 mod harness;
 mod idempotency;
 mod import;
 mod keys;
+mod ledger;
 mod limits;
 mod memories;
 mod openapi;

@@ -514,6 +514,7 @@ async fn real_answers_are_as_described() {
         memory_routes(c, &key).await;
         idempotency(c, &key).await;
         figures(c, &key).await;
+        ledger_routes(c, &key, &key_id).await;
         key_routes(c, &key, &key_id).await;
         admin_routes(c, &key, &key_id).await;
         admin_user_routes(c, &key, &key_id).await;
@@ -604,6 +605,27 @@ async fn account_routes(c: &mut Conversation, key: &str) {
         keyed(key)(r).header("X-ADMIN-KEY", "wrong")
     })
     .await;
+}
+
+/// Histories and statements, the owner's and the admin's.
+async fn ledger_routes(c: &mut Conversation, key: &str, key_id: &str) {
+    for (last, bad) in [("history", "by=month"), ("statement", "cycle=9")] {
+        let path = format!("/credits/{last}");
+        let own = (Method::GET, path.as_str());
+        c.send(own.clone(), 200, &path, keyed(key)).await;
+        let wrong = format!("{path}?{bad}");
+        c.send(own.clone(), 400, &wrong, keyed(key)).await;
+        c.send(own, 401, &path, |r| r).await;
+        let template = format!("/admin/user/{{key}}/{last}");
+        let of = (Method::GET, template.as_str());
+        let path = format!("/admin/user/{key_id}/{last}");
+        c.send(of.clone(), 200, &path, admin).await;
+        let wrong = format!("{path}?{bad}");
+        c.send(of.clone(), 400, &wrong, admin).await;
+        c.send(of.clone(), 403, &path, keyed(key)).await;
+        let nobody = format!("/admin/user/nobody/{last}");
+        c.send(of, 404, &nobody, admin).await;
+    }
 }
 
 async fn memory_routes(c: &mut Conversation, key: &str) {
@@ -859,10 +881,61 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     assert_eq!(found.body["sound"], true);
     c.send(check, 403, path, keyed(key)).await;
 
+    let audit = (Method::GET, "/admin/audit");
+    for (status, query) in [
+        (200, "?limit=100"),
+        (
+            200,
+            "?limit=1&account=ada@example.com&from=2026-01-31T09:15:00Z",
+        ),
+        (400, "?from=then"),
+        (400, "?cursor=x"),
+        (404, "?account=nobody"),
+    ] {
+        let path = format!("/admin/audit{query}");
+        c.send(audit.clone(), status, &path, admin).await;
+    }
+    c.send(audit, 403, "/admin/audit", |r| r).await;
+
     let webhooks = (Method::GET, "/admin/webhooks");
     let path = "/admin/webhooks";
     c.send(webhooks.clone(), 200, path, admin).await;
     c.send(webhooks, 403, path, keyed(key)).await;
+    erasure_routes(c, key).await;
+}
+
+async fn erasure_routes(c: &mut Conversation, key: &str) {
+    let own = (Method::DELETE, "/account");
+    let (gone, _) = c.sign_up("gone@example.com", "Free").await;
+    let right = json!({"confirm": "gone@example.com"});
+    for (status, key, body) in [
+        (400, gone.as_str(), json!({"confirm": "ada@example.com"})),
+        (400, gone.as_str(), json!({})),
+        (400, key, right.clone()),
+        (401, "nobody's-key-0123456789", right.clone()),
+        (200, gone.as_str(), right.clone()),
+        (401, gone.as_str(), right),
+    ] {
+        c.send(own.clone(), status, "/account", |r| {
+            keyed(key)(r).json(&body)
+        })
+        .await;
+    }
+    let user = (Method::DELETE, "/admin/user/{key}");
+    let path = "/admin/user/new@example.com";
+    let right = json!({"confirm": "new@example.com", "reason": "ticket 4711"});
+    for (status, path, body) in [
+        (400, path, json!({"confirm": "new@example.com"})),
+        (400, path, json!({"confirm": "x", "reason": "r"})),
+        (404, "/admin/user/nobody", right.clone()),
+        (200, path, right.clone()),
+        (404, path, right.clone()),
+    ] {
+        c.send(user.clone(), status, path, |r| admin(r).json(&body))
+            .await;
+    }
+    c.send(user, 403, path, |r| keyed(key)(r).json(&right))
+        .await;
 }
 
 async fn admin_user_routes(c: &mut Conversation, key: &str, key_id: &str) {

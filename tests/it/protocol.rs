@@ -9,13 +9,18 @@ use crate::harness::{Actor, Answer, Server, assert_fields, assert_time, memory};
 /// Every method that some route takes.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// Every path, with the methods it takes, as `Allow` tells them.
-const PATHS: [(&str, &str); 17] = [
+const PATHS: [(&str, &str); 22] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/health", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
     ("/signup", "POST, OPTIONS"),
     ("/login", "POST, OPTIONS"),
     ("/credits", "GET, HEAD, OPTIONS"),
+    ("/credits/history", "GET, HEAD, OPTIONS"),
+    ("/credits/statement", "GET, HEAD, OPTIONS"),
+    ("/admin/user/x/history", "GET, HEAD, OPTIONS"),
+    ("/admin/user/x/statement", "GET, HEAD, OPTIONS"),
+    ("/account", "DELETE, OPTIONS"),
     ("/apikey/new", "POST, OPTIONS"),
     ("/apikey/list", "GET, HEAD, OPTIONS"),
     ("/apikey/some-key", "DELETE, OPTIONS"),
@@ -24,6 +29,7 @@ const PATHS: [(&str, &str); 17] = [
     ("/stats", "GET, HEAD, OPTIONS"),
     ("/gpt-status", "GET, HEAD, OPTIONS"),
     ("/admin/users", "GET, HEAD, OPTIONS"),
+    ("/admin/user/some-key", "GET, HEAD, DELETE, OPTIONS"),
     ("/admin/user/some-key/plan", "PUT, OPTIONS"),
     ("/admin/sync-memory-counts", "POST, OPTIONS"),
     ("/admin/backup", "POST, OPTIONS"),
@@ -43,7 +49,7 @@ const UNKNOWN: [&str; 16] = [
     "/apikey/",
     "/apikey/a/b",
     "/admin",
-    "/admin/user/a",
+    "/admin/user/a/b",
     "/admin/user//plan",
     "/admin/user/a/plan/",
 ];

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::domain::account::AccountKey;
-use crate::domain::audit::GENESIS;
+use crate::domain::audit::{AuditHead, GENESIS};
 use crate::domain::event::EventTail;
 use crate::domain::ledger::{Entry, LedgerRow, Sums, amount};
 use crate::domain::usage::{KeyNo, Share, Usage};
@@ -256,7 +256,10 @@ impl Check<'_> {
     /// Walks the audit log: its numbers, its chain, and the end that the store knows. Rows are only ever
     /// added, by one at a time: no lock is needed.
     pub(super) fn audit(&mut self) -> Result<(), StoreError> {
-        let (last, head) = self.inner.audit_head();
+        let AuditHead {
+            no: last,
+            hash: head,
+        } = self.inner.audit_head();
         let (mut records, mut no, mut hash) = (0, 0u64, GENESIS);
         for entry in &self.inner.trees.audit {
             let (key, value) = entry?;

@@ -141,7 +141,10 @@ async fn a_restored_log_that_lost_its_end_is_refused() {
     let (store, _) = Store::open(directory.path(), Options::default()).unwrap();
     let go_on = &mut |_, _| ControlFlow::Continue(());
     tokio::task::block_in_place(|| store.back_up(&file, NOW, go_on)).unwrap();
-    crate::store::restore(&file, &restored, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+    crate::store::restore(&file, &restored, NOW, &mut |_, _, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     remove_snapshots(&restored);
     assert_eq!(read(&restored), Some(1));
     flip(&restored);

@@ -154,7 +154,7 @@ fn a_repair_derives_what_it_can() {
     assert!(lost.ends_with(": a record has the unknown version 9"));
     assert_eq!(
         lines[4],
-        "2 accounts, 2 keys, 2 memories, 3 ledger rows: 1 problem"
+        "2 accounts, 2 keys, 2 memories, 2 ledger rows: 1 problem"
     );
     let path = data.path().to_str().unwrap();
     let (code, _, errors) = run(&["--port", "0", "--data-dir", path], &[]);

@@ -14,9 +14,11 @@
 )]
 
 mod admin;
+mod audit;
 mod backup;
 mod check;
 mod cli;
+mod compact;
 mod crash;
 mod durable;
 mod faults;
