@@ -8,10 +8,10 @@ use crate::domain::account::AccountKey;
 use crate::domain::ledger::LedgerRow;
 use crate::domain::usage::{Intent, IntentKind, Usage};
 
-use super::codec::{decode, encode};
+use super::codec::{decode, decode_borrowed, encode};
 use super::pieces::{self, Owner};
 use super::schema::{
-    AccountRecord, KeyIntent, Revoked, Standing, memory_key, op_key, part, replay_key,
+    AccountRecord, KeyIntent, ReplayRecord, Revoked, Standing, memory_key, op_key, part, replay_key,
 };
 use super::usage::decode_usage;
 use super::{Inner, Ordering, StoreError};
@@ -157,10 +157,10 @@ impl Inner {
                 Ok(revision.is_none())
             }
             IntentKind::Adjust { replay, .. } => {
-                if self
-                    .trees
-                    .replays
-                    .contains_key(replay_key(account, *replay))?
+                let key = replay_key(account, *replay);
+                // Its own answer: an older one under the same key may be there that has expired.
+                if let Some(bytes) = self.trees.replays.get(key)?
+                    && decode_borrowed::<ReplayRecord<'_>>(&bytes)?.revision == intent.op
                 {
                     return Ok(true);
                 }

@@ -342,6 +342,43 @@ async fn a_suspended_account_is_kept_out_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_brings_all_of_it_back() {
+    // Shows a suspension with its time, credits that were given with their recorded answer, and a move in
+    // a server on a restored directory.
+    let server = Server::spawn().await;
+    let admin = server.admin();
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
+    let al = server.account_of("al@example.com", Plan::FREE).await;
+    let path = "/admin/user/bo@example.com/suspend";
+    let suspended = admin.post(path, &why()).await.ok(200);
+    let given = adjust(&admin, "k", &credits(&al), 50).await.ok(200);
+    let path = "/admin/user/al@example.com/email";
+    admin.put(path, &email("al@example.org")).await.ok(200);
+    let made = admin.post("/admin/backup", &json!({})).await.ok(201);
+    let name = made.json["file"].as_str().unwrap();
+    let file = server.data().join("backups").join(name);
+    let folder = tempfile::tempdir().unwrap();
+    let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
+    memoryos::store::restore(&file, &folder.path().join("data"), go_on).unwrap();
+    let server = Server::spawn_on(folder).await;
+    let (admin, bo) = (server.admin(), server.key(&bo.key));
+    let refused = bo.get("/credits").await;
+    refused.refused(403, "account_suspended", "Account suspended");
+    server.clock.advance(60);
+    let path = "/admin/user/bo@example.com";
+    let again = admin.post(&format!("{path}/suspend"), &why()).await.ok(200);
+    assert_eq!(again.json, suspended.json);
+    assert_eq!(server.key(&al.key).credits().await, 150);
+    let path = "/admin/user/al@example.org/credits";
+    let again = adjust(&admin, "k", path, 50).await.ok(200);
+    assert_eq!(again.text, given.text);
+    let path = "/admin/user/bo@example.com/reactivate";
+    admin.post(path, &why()).await.ok(200);
+    bo.get("/credits").await.ok(200);
+    sound(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_without_a_key_is_suspended_too() {
     // Shows the state of an account that has no active key, before, while and after; a key made meanwhile
     // is refused; and that one which was never suspended can be "reactivated".

@@ -507,6 +507,37 @@ async fn an_adjustment_is_there_whole_or_not_at_all() {
     }
 }
 
+/// Shows that an older answer under the same key, which has expired, is not taken for the adjustment's own.
+#[tokio::test]
+async fn an_expired_answer_is_not_the_adjustments_own() {
+    let mut crash = Crash::prepare().await;
+    let (store, account) = (crash.store().clone(), crash.account);
+    let replay = store
+        .begin_replay(account, [7; 16], [8; 32], NOW)
+        .await
+        .unwrap();
+    let adjust = Adjust {
+        account,
+        amount: 50,
+        now: NOW,
+        cause: for_reason(),
+        replay: &replay,
+    };
+    store.adjust(adjust, |_| "done".to_owned()).await.unwrap();
+    drop(replay);
+    let before = crash.counters();
+    let later = NOW.plus_seconds(24 * 3_600);
+    let replay = store
+        .begin_replay(account, [7; 16], [8; 32], later)
+        .await
+        .unwrap();
+    let inner = store.inner().unwrap();
+    let begin = |usage: &mut Usage| usage.begin_adjust(50, [7; 16], later, for_reason());
+    inner.swap_usage(account, begin).unwrap();
+    drop((replay, inner, store));
+    assert_eq!((crash.reopen(), crash.counters()), (1, before));
+}
+
 /// Shows that what was given and then spent is not taken away again, so that nobody owes credits.
 #[tokio::test]
 async fn credits_given_and_spent_are_not_taken_back() {
