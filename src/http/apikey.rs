@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use super::account::email_field;
 use super::error::{ApiError, Code};
 use super::reply::{Answer, Pagination, Reply};
-use super::request::{Fields, Request, future, whole};
+use super::request::{Fields, Nullable, Request, future, whole};
 
 /// Most characters of a key's description.
 const DESCRIPTION_CHARS_MAX: usize = 256;
@@ -189,14 +189,7 @@ fn description_field(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 fn limit_fields(
     fields: &mut Fields,
     now: Timestamp,
-) -> Result<
-    (
-        Option<Scopes>,
-        Option<Option<Timestamp>>,
-        Option<Option<u64>>,
-    ),
-    ApiError,
-> {
+) -> Result<(Option<Scopes>, Nullable<Timestamp>, Nullable<u64>), ApiError> {
     let scopes = fields.scopes("scopes")?;
     let ends = fields.nullable("expires_at", |value| future("expires_at", value, now))?;
     let credits = fields.nullable("credits_per_cycle", |value| {

@@ -166,126 +166,57 @@ pub static ENDPOINTS: &[Endpoint] = &[
 /// too.
 #[must_use]
 pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
-    let at = |path: &'static str| resource(app, path, end());
-    let named = |path: &'static str| resource(app, path, name().and(warp::path::end()).boxed());
-    let segment = warp::path::path::<&'static str>;
-    let memory = segment("memory")
-        .and(at("/memory").or(named("/memory/{id}")).unify())
-        .boxed();
-    let rotate = name().and(segment("rotate")).and(warp::path::end()).boxed();
-    let apikey = segment("apikey")
-        .and(segment("new").and(at("/apikey/new")))
-        .or(segment("apikey")
-            .and(segment("list"))
-            .and(at("/apikey/list")))
-        .unify()
-        .or(segment("apikey").and(named("/apikey/{key}")))
-        .unify()
-        .or(segment("apikey").and(resource(app, "/apikey/{key}/rotate", rotate)))
-        .unify()
-        .boxed();
-    // One account: by itself, or a part of it under the last segment.
-    let of_user = |path: &'static str, last: &'static str| {
-        let part = name().and(segment(last)).and(warp::path::end());
-        resource(app, path, part.boxed())
-    };
-    let user = [
-        ("/admin/user/{key}/plan", "plan"),
-        ("/admin/user/{key}/history", "history"),
-        ("/admin/user/{key}/statement", "statement"),
-        ("/admin/user/{key}/credits", "credits"),
-        ("/admin/user/{key}/suspend", "suspend"),
-        ("/admin/user/{key}/reactivate", "reactivate"),
-        ("/admin/user/{key}/email", "email"),
-        ("/admin/user/{key}/history", "history"),
-        ("/admin/user/{key}/statement", "statement"),
-    ]
-    .into_iter()
-    .fold(named("/admin/user/{key}"), |all, (path, last)| {
-        all.or(of_user(path, last)).unify().boxed()
+    let mut paths: Vec<&'static str> = Vec::new();
+    for endpoint in ENDPOINTS {
+        if !paths.contains(&endpoint.path) {
+            paths.push(endpoint.path);
+        }
+    }
+    // What is asked for most is looked at first.
+    paths.sort_by_key(|path| !BUSY.contains(&first_segment(path)));
+    let groups = paths.chunk_by(|a, b| first_segment(a) == first_segment(b));
+    let groups = groups.filter_map(|group| {
+        let first = first_segment(group.first()?);
+        let of_group = group
+            .iter()
+            .map(|path| resource(app, path, rest_of_path(path)));
+        let routes = of_group.reduce(|all, next| all.or(next).unify().boxed())?;
+        Some(match first {
+            "" => routes,
+            first => warp::path::path(first).and(routes).boxed(),
+        })
     });
-    let admin = segment("admin")
-        .and(segment("users").and(at("/admin/users")))
-        .or(segment("admin")
-            .and(segment("sync-memory-counts"))
-            .and(at("/admin/sync-memory-counts")))
-        .unify()
-        .or(segment("admin")
-            .and(segment("backup"))
-            .and(at("/admin/backup")))
-        .unify()
-        .or(segment("admin")
-            .and(segment("check"))
-            .and(at("/admin/check")))
-        .unify()
-        .or(segment("admin")
-            .and(segment("audit"))
-            .and(at("/admin/audit")))
-        .unify()
-        .or(segment("admin")
-            .and(segment("webhooks"))
-            .and(at("/admin/webhooks")))
-        .unify()
-        .or(segment("admin").and(segment("user")).and(user))
-        .unify()
-        .boxed();
-    let reads = segment("credits")
-        .and(at("/credits"))
-        .or(segment("credits")
-            .and(segment("history"))
-            .and(at("/credits/history")))
-        .unify()
-        .or(segment("credits")
-            .and(segment("statement"))
-            .and(at("/credits/statement")))
-        .unify()
-        .or(segment("account").and(at("/account")))
-        .unify()
-        .or(segment("whoami").and(at("/whoami")))
-        .unify()
-        .or(segment("stats").and(at("/stats")))
-        .unify()
-        .or(segment("gpt-status").and(at("/gpt-status")))
-        .unify()
-        .boxed();
-    let open = segment("health")
-        .and(at("/health"))
-        .or(segment("plans").and(at("/plans")))
-        .unify()
-        .or(segment("signup").and(at("/signup")))
-        .unify()
-        .or(segment("login").and(at("/login")))
-        .unify()
-        .or(segment("openapi.json").and(at("/openapi.json")))
-        .unify()
-        .or(at("/"))
-        .unify()
-        .boxed();
+    let routes = groups.reduce(|all, next| all.or(next).unify().boxed());
+    // There are routes; without one nothing would be found.
+    let routes = routes.unwrap_or_else(|| warp::any().map(unmatched).boxed());
     exact_path()
-        .and(
-            memory
-                .or(reads)
-                .unify()
-                .or(apikey)
-                .unify()
-                .or(open)
-                .unify()
-                .or(admin)
-                .unify(),
-        )
+        .and(routes)
         .recover(|_| std::future::ready(Ok::<_, std::convert::Infallible>(unmatched())))
         .unify()
         .boxed()
 }
 
-/// A path that ends here; it names nothing.
-fn end() -> BoxedFilter<(String,)> {
-    warp::path::end().map(String::new).boxed()
+/// First segments of the paths that assistants call all day.
+const BUSY: [&str; 2] = ["memory", "credits"];
+
+fn first_segment(path: &str) -> &str {
+    path.split('/').nth(1).unwrap_or_default()
 }
 
-/// A segment that is a name.
-fn name() -> BoxedFilter<(String,)> {
-    warp::path::param::<String>().boxed()
+/// Returns the filter of what follows the first segment of a path, to its end; it returns the segment that is
+/// a name, or nothing if none is.
+fn rest_of_path(path: &'static str) -> BoxedFilter<(String,)> {
+    let segments = path.split('/').skip(2);
+    let nothing = warp::any().map(String::new).boxed();
+    let matched = segments.fold(nothing, |before, segment| {
+        if segment.starts_with('{') {
+            let named = before.and(warp::path::param::<String>());
+            named.map(|_, name| name).boxed()
+        } else {
+            before.and(warp::path::path(segment)).boxed()
+        }
+    });
+    matched.and(warp::path::end()).boxed()
 }
 
 /// Refuses paths that warp takes for another: one with a slash at its end is another path.

@@ -32,6 +32,10 @@ const TIME_MAX: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 /// The stream of a request's body, as it comes from the connection.
 pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
 
+/// A field that can be null to say something: `Some(None)` is that null, `None` a field that is not there.
+#[expect(clippy::option_option, reason = "three states, as in the body")]
+pub(super) type Nullable<T> = Option<Option<T>>;
+
 /// A request on its way to a handler.
 pub(crate) struct Request {
     /// Its id; none but in tests that call the routes themselves.
@@ -190,7 +194,7 @@ impl Fields {
         &mut self,
         name: &str,
         read: impl FnOnce(&RawValue) -> Result<T, ApiError>,
-    ) -> Result<Option<Option<T>>, ApiError> {
+    ) -> Result<Nullable<T>, ApiError> {
         match self.0.take(name) {
             None => Ok(None),
             Some(value) if json::is_null(&value) => Ok(Some(None)),

@@ -500,10 +500,14 @@ async fn one_managing_key() {
         });
         let said = race(racers.collect()).await;
         let row = sky.store.account(account, now).unwrap().unwrap();
-        let manages = |key: &&KeyRow| {
+        let is_manager = |key: &&KeyRow| {
             key.scopes.contains(Scope::Keys) && key.expires_at.is_none() && key.successor.is_none()
         };
-        assert_ne!(row.keys.iter().filter(manages).count(), 0, "round {round}");
+        assert_ne!(
+            row.keys.iter().filter(is_manager).count(),
+            0,
+            "round {round}"
+        );
         let paid: u64 = said.iter().map(|(paid, _)| paid).sum();
         assert_eq!(row.usage.used - before.used, paid, "round {round}");
         assert_eq!(row.usage.granted, before.granted, "round {round}");

@@ -359,7 +359,13 @@ async fn a_backup_brings_all_of_it_back() {
     let file = server.data().join("backups").join(name);
     let folder = tempfile::tempdir().unwrap();
     let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
-    memoryos::store::restore(&file, &folder.path().join("data"), go_on).unwrap();
+    memoryos::store::restore(
+        &file,
+        &folder.path().join("data"),
+        crate::harness::at(crate::harness::START),
+        go_on,
+    )
+    .unwrap();
     let server = Server::spawn_on(folder).await;
     let (admin, bo) = (server.admin(), server.key(&bo.key));
     let refused = bo.get("/credits").await;

@@ -9,7 +9,7 @@ use crate::harness::{Actor, Answer, Server, assert_fields, assert_time, memory};
 /// Every method that some route takes.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// Every path, with the methods it takes, as `Allow` tells them.
-const PATHS: [(&str, &str); 25] = [
+const PATHS: [(&str, &str); 27] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/health", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
@@ -33,6 +33,10 @@ const PATHS: [(&str, &str); 25] = [
     ("/admin/users", "GET, HEAD, OPTIONS"),
     ("/admin/user/some-key", "GET, HEAD, DELETE, OPTIONS"),
     ("/admin/user/some-key/plan", "PUT, OPTIONS"),
+    ("/admin/user/some-key/credits", "POST, OPTIONS"),
+    ("/admin/user/some-key/suspend", "POST, OPTIONS"),
+    ("/admin/user/some-key/reactivate", "POST, OPTIONS"),
+    ("/admin/user/some-key/email", "PUT, OPTIONS"),
     ("/admin/sync-memory-counts", "POST, OPTIONS"),
     ("/admin/backup", "POST, OPTIONS"),
 ];
