@@ -17,8 +17,8 @@ use crate::import::ImportArgs;
 use crate::progress::Bar;
 use crate::server::Server;
 use crate::store::{
-    self, CheckReport, Health, OpenError, Options, Problem, Progress, RestoreStep, Store,
-    StoreError,
+    self, CheckReport, CompactError, CompactStep, Health, OpenError, Options, Problem, Progress,
+    ResidueError, ResidueStep, ResidueText, RestoreStep, Store, StoreError,
 };
 
 use plans::PlansArgs;
@@ -33,6 +33,8 @@ pub const VERSION: &str = concat!(
 
 /// A setting is wrong.
 const EXIT_USAGE: u8 = 2;
+/// Bytes that are read of a text to look for: more than the longest, so that a longer one is refused.
+const RESIDUE_INPUT_MAX: u64 = 64 << 10;
 /// The machine does not let us.
 const EXIT_FAILURE: u8 = 1;
 
@@ -47,6 +49,7 @@ Examples:
   memoryos admin --help                       what an admin does, on this machine, while the server is stopped
   memoryos restore a.backup --data-dir new    make a data directory of a backup
   memoryos audit verify                       prove the audit log of a stopped server's data
+  memoryos compact                            give back the space, and the bytes, of what was deleted
   curl -X POST http://127.0.0.1:5000/signup   make an account and its first key
 
 Secrets come from the environment or a file, never from a flag:
@@ -79,8 +82,23 @@ Examples:
   memoryos restore monday.backup --data-dir ./restored
   memoryos serve --data-dir ./restored
 
-The whole file is proved before anything is written. A restore also gives back
-the space of deleted memories: stop the server, back up, restore, move.";
+The whole file is proved before anything is written.";
+
+const COMPACT_HELP: &str = "\
+Examples:
+  memoryos compact --data-dir ./data
+  memoryos check --residue - --data-dir ./data < text    then nothing holds it any more
+
+What is deleted stays in the database's files, unreachable, until its place is
+used again, and its space is never given back. A compaction writes every record
+that is there into a new database, compares the two record by record, and puts the
+new one in the old one's place. It needs free space of about four times what is
+stored. All or nothing: if it is interrupted, the next start, or the next
+compaction, goes on with whichever of the two is complete.
+
+Backups are files of their own: what was deleted after they were made is in them
+until they are removed. What a disk keeps of removed files is the disk's matter:
+encrypt it.";
 
 const PLANS_HELP: &str = "\
 Examples:
@@ -105,8 +123,15 @@ records, and removes pieces and recorded answers that nothing names. It says
 `repaired:` of what it wrote and `cannot be derived:` of what stays wrong, such as
 a record that cannot be read: for that, restore a backup. Interrupted, run it again.
 
-Exit codes: 0 all is sound (with --repair: afterwards), 1 something is wrong,
-2 a setting is wrong.";
+--residue looks for a text in the bytes of every file of the directory, in every
+key and value, and in the records of every backup there: as it is, as JSON escapes
+it, and an e-mail address also in lower case. It says where, and not what. Files
+elsewhere, such as logs and backups in another folder, it does not know of.
+  memoryos check --residue - --data-dir ./data     asks for the text on standard
+                    input, so that it stands in no list of processes, no history
+
+Exit codes: 0 all is sound (with --repair: afterwards), or the text is nowhere;
+1 something is wrong, or the text is there; 2 a setting is wrong.";
 
 /// A memory service for AI assistants, with API keys, plans, credits and limits, in one binary.
 #[derive(Debug, Parser)]
@@ -142,8 +167,19 @@ enum Command {
     #[command(after_help = CHECK_HELP)]
     Check {
         /// Write what can be derived from the rest; make a copy or a backup first
-        #[arg(long)]
+        #[arg(long, conflicts_with = "residue")]
         repair: bool,
+        /// Say instead whether any file still holds a text of 4 bytes or more; `-` reads it from standard input
+        #[arg(long, value_name = "TEXT")]
+        residue: Option<String>,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Give back the space of what was deleted, and with it the last of its bytes, in a stopped server's data.
+    ///
+    /// Writes a new database with every record there is, compares it with the old one, and puts it in its place.
+    #[command(after_help = COMPACT_HELP)]
+    Compact {
         #[command(flatten)]
         data: DataArgs,
     },
@@ -197,7 +233,13 @@ pub fn run() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(args),
         Command::Import { files, data } => import(&files, &data),
-        Command::Check { repair, data } => check(&data, repair),
+        Command::Check {
+            residue: Some(text),
+            data,
+            ..
+        } => residue(&data, text),
+        Command::Check { repair, data, .. } => check(&data, repair),
+        Command::Compact { data } => compact(&data),
         Command::Plans(args) => plans::run(args),
         Command::Backup(args) => back_up(&args),
         Command::Restore(args) => restore(&args),
@@ -218,6 +260,135 @@ fn import(files: &ImportArgs, data: &DataArgs) -> ExitCode {
     }
 }
 
+/// Says whether anything still holds a text; the text itself is never said.
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn residue(data: &DataArgs, text: String) -> ExitCode {
+    crate::telemetry::start();
+    let text = if text == "-" {
+        match read_text() {
+            Ok(text) => text,
+            Err(error) => return fail(EXIT_FAILURE, &error),
+        }
+    } else {
+        text
+    };
+    let text = match ResidueText::parse(&text) {
+        Ok(text) => text,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
+    let (files, records) = (Bar::new("files"), Bar::new("records"));
+    let outcome = store::find_residue(
+        &data.data_dir,
+        store_options(data),
+        &text,
+        &mut |step, done, all| match step {
+            ResidueStep::Files => files.show(done, all),
+            ResidueStep::Records | ResidueStep::Backup => {
+                files.clear();
+                records.show(done, all);
+            }
+        },
+    );
+    files.clear();
+    records.clear();
+    let report = match outcome {
+        Ok(report) => report,
+        Err(ResidueError::Open(error @ OpenError::Locked(_))) => return stop_first(&error),
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    for line in &report.found {
+        println!("found: {line}");
+    }
+    if report.unlisted > 0 {
+        println!("found: and {} more", report.unlisted);
+    }
+    for line in &report.unread {
+        println!("not searched: {line}");
+    }
+    println!("{report}");
+    if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILURE)
+    }
+}
+
+/// Reads a text from standard input, without the end of its last line.
+fn read_text() -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::io::stdin()
+        .take(RESIDUE_INPUT_MAX)
+        .read_to_string(&mut text)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn compact(data: &DataArgs) -> ExitCode {
+    crate::telemetry::start();
+    let bars = [
+        Bar::new("measuring"),
+        Bar::new("writing"),
+        Bar::new("comparing"),
+    ];
+    let outcome = store::compact(
+        &data.data_dir,
+        store_options(data),
+        &mut |step, done, all| {
+            let [measuring, writing, comparing] = &bars;
+            match step {
+                CompactStep::Measuring => measuring.show(done, all),
+                CompactStep::Writing => {
+                    measuring.clear();
+                    writing.show(done, all);
+                }
+                CompactStep::Comparing => {
+                    writing.clear();
+                    comparing.show(done, all);
+                }
+                CompactStep::Replacing | CompactStep::Moving | CompactStep::Removing => {}
+            }
+            ControlFlow::Continue(())
+        },
+    );
+    for bar in &bars {
+        bar.clear();
+    }
+    let done = match outcome {
+        Ok(done) => done,
+        Err(CompactError::Open(error @ OpenError::Locked(_))) => return stop_first(&error),
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    println!(
+        "compacted {}: {} records, {} bytes before, {} bytes now",
+        data.data_dir.display(),
+        done.records,
+        done.before_bytes,
+        done.after_bytes
+    );
+    if done.backups > 0 {
+        println!(
+            "its folder of backups has {} files, which hold what was deleted after they were made",
+            done.backups
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+fn store_options(data: &DataArgs) -> Options {
+    Options {
+        cache_bytes: data.cache_mib << 20,
+        ..Options::default()
+    }
+}
+
+/// Refuses a directory that a server has open.
+fn stop_first(error: &OpenError) -> ExitCode {
+    let way_out = format!("{error}; stop the server first");
+    fail(EXIT_FAILURE, &ConfigError(way_out))
+}
+
 #[expect(clippy::print_stdout, reason = "what the command was asked for")]
 fn check(data: &DataArgs, repair: bool) -> ExitCode {
     crate::telemetry::start();
@@ -228,10 +399,7 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
     if !store::holds_data(&data.data_dir) {
         return no_data(&data.data_dir);
     }
-    let options = Options {
-        cache_bytes: data.cache_mib << 20,
-        ..Options::default()
-    };
+    let options = store_options(data);
     let open = if repair {
         Store::open_damaged
     } else {
@@ -357,10 +525,7 @@ fn back_up(args: &BackupArgs) -> ExitCode {
     if !store::holds_data(directory) {
         return no_data(directory);
     }
-    let options = Options {
-        cache_bytes: args.data.cache_mib << 20,
-        ..Options::default()
-    };
+    let options = store_options(&args.data);
     let store = match Store::open(directory, options) {
         Ok((store, _)) => store,
         Err(error @ OpenError::Locked(_)) => {

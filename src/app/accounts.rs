@@ -8,7 +8,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Balance;
 use crate::store::{AccountRow, KeyRow, NameTaken, NewAccount, OpError, Principal};
 
-use super::{App, Failure, new_key, random_bits};
+use super::{App, Failure, KeyLimits, new_key, random_bits};
 
 /// The name of the account that `JAVLIN_API_KEY` belongs to.
 const DEFAULT_ACCOUNT: &str = "default";
@@ -58,13 +58,16 @@ impl App {
         if !open.contains(&request.plan) {
             return Err(Failure::PlanNotOpen(request.plan));
         }
-        let made = self.make_account(
-            request.email,
-            request.plan,
-            "Initial account creation",
-            cause,
-        );
-        let made = made.await?.ok_or(Failure::UserExists)?;
+        let made = self
+            .make_account(
+                request.email,
+                request.plan,
+                "Initial account creation",
+                &KeyLimits::default(),
+                cause,
+            )
+            .await?
+            .ok_or(Failure::UserExists)?;
         log::info!(
             "account {} signed up on {}",
             made.account.account.anonymous_id(),
@@ -79,6 +82,7 @@ impl App {
         email: Option<Email>,
         plan: Plan,
         description: &str,
+        limits: &KeyLimits,
         cause: Cause,
     ) -> Result<Option<SignedUp>, Failure> {
         let secret = Secret::generate()?;
@@ -87,7 +91,7 @@ impl App {
             account: AccountKey::new(now.millis(), random_bits()),
             name: email.map(|email| email.as_str().to_owned()),
             plan,
-            key: new_key(&secret, description.to_owned(), None)?,
+            key: new_key(&secret, description.to_owned(), None, limits)?,
             created_at: now,
             cause,
         };
@@ -125,7 +129,8 @@ impl App {
             actor: Actor::Admin,
             ..Cause::service()
         };
-        let key = new_key(secret, "JAVLIN_API_KEY".to_owned(), None)?;
+        let (name, limits) = ("JAVLIN_API_KEY".to_owned(), KeyLimits::default());
+        let key = new_key(secret, name, None, &limits)?;
         let made = if let Some(account) = self.store().account_named(DEFAULT_ACCOUNT)? {
             self.store()
                 .create_key(account, key, None, now, cause)
@@ -180,17 +185,17 @@ impl App {
     ///
     /// # Errors
     ///
-    /// [`Failure::KeyRevoked`] if it was revoked meanwhile.
+    /// [`Failure::KeyRevoked`] and [`Failure::KeyExpired`] if it has ended meanwhile.
     pub fn who_is(&self, principal: &Principal) -> Result<(AccountRow, KeyRow), Failure> {
-        let account = self.store().account(principal.account, self.now())?;
-        let account =
-            account.ok_or_else(|| Failure::Internal("a key has no account".to_owned()))?;
-        let key = account
-            .keys
-            .iter()
-            .find(|key| key.id == principal.key_id)
-            .cloned();
-        Ok((account, key.ok_or(Failure::KeyRevoked)?))
+        let now = self.now();
+        let account = self.store().account(principal.account, now)?;
+        let account = account.ok_or(Failure::InvalidKey)?;
+        let key = self.store().key_by_id(&principal.key_id, now)?;
+        match key {
+            Some(key) if key.ended_at.is_none() => Ok((account, key)),
+            Some(key) if key.expired => Err(Failure::KeyExpired),
+            _ => Err(Failure::KeyRevoked),
+        }
     }
 }
 

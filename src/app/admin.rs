@@ -7,7 +7,7 @@ use crate::domain::event::Cause;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::usage::Usage;
-use crate::store::{AccountFilter, AccountsPage, CheckReport};
+use crate::store::{AccountFilter, AccountsPage, CheckReport, StoreError};
 
 use super::{App, Failure};
 
@@ -70,13 +70,13 @@ impl App {
         let account = self.target(target)?.ok_or(Failure::UserNotFound)?;
         let now = self.now();
         let changed = self.store().change_plan(account, plan, now, cause).await;
-        let (previous, usage) = changed?;
+        let (previous, usage) = changed.map_err(not_there)?;
         log::info!(
             "plan of {} changed from {previous} to {plan}",
             account.anonymous_id()
         );
         Ok(PlanChange {
-            account_id: self.store().account_id(account)?,
+            account_id: self.store().account_id(account).map_err(not_there)?,
             previous,
             usage,
         })
@@ -138,7 +138,12 @@ impl App {
                 .await?;
             for account in &accounts {
                 seen = seen.saturating_add(1);
-                if let Some((was, is)) = self.store().recount(*account).await? {
+                let recounted = match self.store().recount(*account).await {
+                    // Erased meanwhile.
+                    Err(StoreError::NoAccount) => continue,
+                    recounted => recounted?,
+                };
+                if let Some((was, is)) = recounted {
                     log::warn!(
                         "memory count of {} was {was}, is {is}",
                         account.anonymous_id()
@@ -151,5 +156,13 @@ impl App {
                 return Ok((seen, corrected));
             }
         }
+    }
+}
+
+/// Says to an admin that the account was erased meanwhile.
+fn not_there(error: StoreError) -> Failure {
+    match error {
+        StoreError::NoAccount => Failure::UserNotFound,
+        error => error.into(),
     }
 }

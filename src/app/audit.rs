@@ -379,6 +379,12 @@ mod tests {
             rows()
         );
         clock.advance(-7_200);
+        // Another start.
+        let app = App::new(
+            store.clone(),
+            Clock::Manual(clock.clone()),
+            settings(folder.path()),
+        );
         app.begin_audit();
         assert_eq!(rows()[1..], [r#"clock.step {"seconds":-7200}"#]);
         app.begin_audit();

@@ -51,6 +51,8 @@ pub enum Failure {
     InvalidPlan(UnknownPlan),
     /// No plan was given.
     PlanRequired,
+    /// What shall confirm an erasure is not the account's id.
+    NotConfirmed,
     /// The `Idempotency-Key` was used with another body.
     IdempotencyKeyReused,
     /// A request with the same `Idempotency-Key` is being answered.
@@ -69,8 +71,11 @@ pub enum Failure {
     KeyNotFound,
     /// The account has as many active keys as it can.
     KeyLimitReached,
-    /// It is the account's only active key.
-    LastActiveKey,
+    /// It is the account's only active key that manages keys and does not end.
+    LastActiveKey {
+        /// Whether other keys are active, which do not.
+        others: bool,
+    },
     /// More than one key has that masked form.
     AmbiguousKey,
     /// No such memory.
@@ -123,6 +128,8 @@ impl From<StoreError> for Failure {
                 outcome_unknown: true,
             },
             StoreError::Overloaded => Self::Overloaded,
+            // Erased between the look at the key and the act.
+            StoreError::NoAccount => Self::InvalidKey,
             error if error.is_disk_failure() => {
                 log::error!("a read failed: {}", chain(&error));
                 Self::StorageUnavailable {

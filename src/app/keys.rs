@@ -1,13 +1,14 @@
-//! API keys: made, listed, revoked.
+//! API keys: made, listed, changed, rotated, revoked.
 
 use crate::domain::account::{AccountKey, Email};
 use crate::domain::event::Cause;
 use crate::domain::key::{KeyId, Secret};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::store::{AccountRow, KeyRefusal, KeyRow, OpError, Principal};
+use crate::domain::usage::KeyNo;
+use crate::store::{AccountRow, KeyChange, KeyRefusal, KeyRow, OpError, Principal, Successor};
 
-use super::{App, Caller, Failure, SignedUp, new_key};
+use super::{App, Caller, Failure, KeyLimits, SignedUp, new_key};
 
 /// What a new key is called if nobody says.
 const DEFAULT_DESCRIPTION: &str = "API key";
@@ -30,6 +31,8 @@ pub struct CreateKey {
     pub plan: Option<Plan>,
     /// What it is called.
     pub description: Option<String>,
+    /// What else bounds it.
+    pub limits: KeyLimits,
 }
 
 /// A key just made.
@@ -43,6 +46,15 @@ pub struct CreatedKey {
     pub plan: Plan,
     /// The key in clear for this once.
     pub secret: Secret,
+}
+
+/// A key just rotated.
+#[derive(Debug)]
+pub struct RotatedKey {
+    /// Its successor.
+    pub successor: CreatedKey,
+    /// The key, as it is now.
+    pub old: KeyRow,
 }
 
 /// A key just revoked.
@@ -135,12 +147,22 @@ impl App {
             return Err(Failure::UserNotFound);
         };
         let plan = request.plan.unwrap_or_else(|| self.plans().least());
+        let (most, asked) = (plan.credits_per_cycle(), request.limits.credits_per_cycle);
+        if asked.is_some_and(|asked| asked > most) {
+            return Err(Failure::CreditsAboveOwn(most));
+        }
         let description = request
             .description
             .clone()
             .unwrap_or_else(|| "Initial account setup".to_owned());
         if let Some(made) = self
-            .make_account(Some(email), plan, &description, cause.clone())
+            .make_account(
+                Some(email),
+                plan,
+                &description,
+                &request.limits,
+                cause.clone(),
+            )
             .await?
         {
             log::info!(
@@ -168,7 +190,7 @@ impl App {
         let description = request
             .description
             .unwrap_or_else(|| DEFAULT_DESCRIPTION.to_owned());
-        let key = new_key(&secret, description, request.plan)?;
+        let key = new_key(&secret, description, request.plan, &request.limits)?;
         let now = self.now();
         let made = self
             .store()
@@ -176,17 +198,82 @@ impl App {
             .await;
         let key = made.map_err(key_failure)?;
         log::info!("key {} of {} made", key.id, account.anonymous_id());
-        let plan = self
-            .store()
-            .usage(account, now)?
-            .balance_of_share(&key.share)
-            .plan;
+        self.created(key, secret, now)
+    }
+
+    fn created(&self, key: KeyRow, secret: Secret, now: Timestamp) -> Result<CreatedKey, Failure> {
+        let usage = self.store().usage(key.account, now)?;
         Ok(CreatedKey {
-            account_id: self.store().account_id(account)?,
+            account_id: self.store().account_id(key.account)?,
+            plan: usage.balance_of_share(&key.share).plan,
             key,
-            plan,
             secret,
         })
+    }
+
+    /// Gives a key a successor that is as it is; the key itself works for `grace_seconds` more, without
+    /// managing keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::change_key`]; [`Failure::KeyLimitReached`].
+    pub async fn rotate_key(
+        &self,
+        caller: &Caller,
+        address: KeyAddress,
+        grace_seconds: u32,
+        cause: Cause,
+    ) -> Result<RotatedKey, Failure> {
+        let now = self.now();
+        let (own, by) = asker(caller)?;
+        let denied = "Permission denied - can only rotate your own API keys";
+        let key = self.addressed_key(own, address, denied, now).await?;
+        let secret = Secret::generate()?;
+        let successor = Successor {
+            hash: secret.hash(),
+            id: KeyId::generate()?,
+            masked: secret.masked(),
+            grace_seconds,
+        };
+        let rotated = self
+            .store()
+            .rotate_key(key.account, &key.id, successor, by, now, cause)
+            .await;
+        let (new, old) = rotated.map_err(key_failure)?;
+        let account = key.account.anonymous_id();
+        log::info!("key {} of {account} rotated into {}", old.id, new.id);
+        let successor = self.created(new, secret, now)?;
+        Ok(RotatedKey { successor, old })
+    }
+
+    /// Changes a key. Returns its account and the key as it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::KeyNotFound`], [`Failure::PermissionDenied`], [`Failure::AmbiguousKey`],
+    /// [`Failure::KeyNotActive`], [`Failure::KeyRotated`], [`Failure::LastManagingKey`], and what says that the
+    /// key would have more than the one that asks: [`Failure::InsufficientScope`],
+    /// [`Failure::OutlivesMaker`], [`Failure::PlanAboveAccount`], [`Failure::CreditsAboveOwn`].
+    pub async fn change_key(
+        &self,
+        caller: &Caller,
+        address: KeyAddress,
+        change: KeyChange,
+        cause: Cause,
+    ) -> Result<(AccountRow, KeyRow), Failure> {
+        let now = self.now();
+        let (own, by) = asker(caller)?;
+        let denied = "Permission denied - can only change your own API keys";
+        let key = self.addressed_key(own, address, denied, now).await?;
+        let changed = self
+            .store()
+            .change_key(key.account, &key.id, change, by, now, cause)
+            .await;
+        let changed = changed.map_err(key_failure)?;
+        log::info!("key {} of {} changed", key.id, key.account.anonymous_id());
+        let account = self.store().account(key.account, now)?;
+        let account = account.ok_or(Failure::KeyNotFound)?;
+        Ok((account, changed))
     }
 
     /// Returns an account and all its keys, oldest first; only the active ones unless `revoked_too`.
@@ -236,16 +323,19 @@ impl App {
             Caller::Key(principal) => (Some(principal.account), principal.key_id.to_string()),
             Caller::Admin => (None, "admin".to_owned()),
         };
-        let key = self.addressed_key(own, address, now).await?;
+        let denied = "Permission denied - can only revoke your own API keys";
+        let key = self.addressed_key(own, address, denied, now).await?;
         let revoked = self
             .store()
             .revoke_key(key.account, &key.id, own.is_none(), now, cause.clone())
             .await;
         let revoked = revoked.map_err(|error| match error {
             OpError::Refused(KeyRefusal::LastManager) => {
-                log::info!("revoking key {} refused: it is the only active one", key.id);
+                log::info!("revoking key {} refused: no other manages keys", key.id);
                 self.key_kept(key.account, key.id.clone(), cause);
-                Failure::LastActiveKey
+                let row = self.store().account(key.account, now);
+                let others = row.is_ok_and(|row| row.is_some_and(|row| row.keys.len() > 1));
+                Failure::LastActiveKey { others }
             }
             error => key_failure(error),
         })?;
@@ -257,11 +347,13 @@ impl App {
         Ok(RevokedKey { key: revoked })
     }
 
-    /// Finds the key that a request names; `own` is the account that asks, `None` for the admin.
+    /// Finds the key that a request names; `own` is the account that asks, `None` for the admin. `denied` says
+    /// what it may do with its own keys only.
     async fn addressed_key(
         &self,
         own: Option<AccountKey>,
         address: KeyAddress,
+        denied: &'static str,
         now: Timestamp,
     ) -> Result<KeyRow, Failure> {
         let is_own = |key: &KeyRow| own.is_none_or(|account| account == key.account);
@@ -273,9 +365,7 @@ impl App {
         };
         if let Some(key) = self.store().key_by_hash(&hash, now)? {
             if !is_own(&key) {
-                return Err(Failure::PermissionDenied(
-                    "Permission denied - can only revoke your own API keys",
-                ));
+                return Err(Failure::PermissionDenied(denied));
             }
             return Ok(key);
         }
@@ -317,6 +407,16 @@ impl App {
     }
 }
 
+/// Returns the account whose keys the caller may change, and the number of the key that asks; neither for an
+/// admin.
+fn asker(caller: &Caller) -> Result<(Option<AccountKey>, Option<KeyNo>), Failure> {
+    match caller {
+        Caller::Nobody => Err(Failure::MissingCredentials),
+        Caller::Key(principal) => Ok((Some(principal.account), Some(principal.key_no))),
+        Caller::Admin => Ok((None, None)),
+    }
+}
+
 /// The first key of an account that the admin has just made.
 fn first_key(made: SignedUp) -> Result<CreatedKey, Failure> {
     let plan = made.account.usage.plan();
@@ -340,6 +440,7 @@ fn key_failure(error: OpError<KeyRefusal>) -> Failure {
             KeyRefusal::Beyond(scope) => Failure::InsufficientScope(scope),
             KeyRefusal::Outlives(end) => Failure::OutlivesMaker(end),
             KeyRefusal::MakerRevoked => Failure::KeyRevoked,
+            KeyRefusal::MakerExpired => Failure::KeyExpired,
             KeyRefusal::LastManager => Failure::LastManagingKey,
             KeyRefusal::Rotated => Failure::KeyRotated,
             KeyRefusal::NotActive => Failure::KeyNotActive,

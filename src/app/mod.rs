@@ -9,6 +9,7 @@ mod admin_user;
 mod audit;
 mod authenticate;
 mod backups;
+mod erasure;
 mod failure;
 mod keys;
 mod ledger;
@@ -25,6 +26,7 @@ use rand::RngExt;
 use crate::clock::Clock;
 use crate::domain::key::Secret;
 use crate::domain::plan::{Operation, Plan, Plans, Prices};
+use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::store::{Debited, OpError, Store, StoreError};
 
@@ -33,8 +35,9 @@ pub use admin::{PlanChange, Target};
 pub use admin_user::{AdjustRequest, Adjusted, Moved, Recorded};
 pub use authenticate::{AdminAccess, AdminProof, Caller, DEFAULT_ADMIN_KEY};
 pub use backups::{BackupMade, BackupSettings};
+pub use erasure::Receipt;
 pub use failure::Failure;
-pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey};
+pub use keys::{CreateKey, CreatedKey, KeyAddress, OwnerName, RevokedKey, RotatedKey};
 pub use ledger::{HISTORY_DAYS_MAX, HistoryOf, LedgerRefusal, Span};
 pub use limits::{Exceeded, Limits, Origin, RateLimits, Rule};
 pub use memories::{AddRequest, Answered, Listed, PageRequest, UpdateRequest};
@@ -46,7 +49,7 @@ use webhooks::Webhooks;
 
 pub use crate::store::{
     AccountFilter, AccountRow, AccountsPage, AuditItem, AuditPage, BackupCause, CheckReport,
-    DueEvent, KeyRow, Page, PageStart, Principal, Stats,
+    DueEvent, KeyChange, KeyRow, Page, PageStart, Principal, Stats,
 };
 
 /// What an operator decides about the service.
@@ -155,6 +158,16 @@ impl App {
             Ok(removed) => log::debug!("removed {removed} recorded answers older than a day"),
             Err(error) => log::warn!("removing old recorded answers failed: {error}"),
         }
+        match self.store().finish_erasures().await {
+            Ok(0) | Err(StoreError::Unavailable | StoreError::OutcomeUnknown) => {}
+            Ok(finished) => log::info!("finished {finished} erasures that were interrupted"),
+            Err(error) => log::warn!("finishing an erasure failed: {error}"),
+        }
+        match self.store().sweep_expired_keys(self.now()).await {
+            Ok(0) | Err(StoreError::Unavailable | StoreError::Full) => {}
+            Ok(ended) => log::info!("{ended} keys have expired"),
+            Err(error) => log::warn!("ending expired keys failed: {error}"),
+        }
     }
 
     /// Debits a metered read, once what it answers with has been read.
@@ -197,11 +210,23 @@ fn random_bits() -> u128 {
     rand::rng().random()
 }
 
-/// Makes a secret, and what the store is told of it.
+/// What bounds a key besides a plan; `None` for what bounds its maker.
+#[derive(Clone, Debug, Default)]
+pub struct KeyLimits {
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// What it may do.
+    pub scopes: Option<Scopes>,
+    /// Most credits that it may spend in a cycle.
+    pub credits_per_cycle: Option<u64>,
+}
+
+/// Returns what the store is told of a new key.
 fn new_key(
     secret: &Secret,
     description: String,
     cap: Option<Plan>,
+    limits: &KeyLimits,
 ) -> Result<crate::store::NewKey, Failure> {
     Ok(crate::store::NewKey {
         hash: secret.hash(),
@@ -209,8 +234,8 @@ fn new_key(
         masked: secret.masked(),
         description,
         cap,
-        credits_cap: None,
-        scopes: None,
-        expires_at: None,
+        credits_cap: limits.credits_per_cycle,
+        scopes: limits.scopes,
+        expires_at: limits.expires_at,
     })
 }

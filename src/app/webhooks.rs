@@ -149,7 +149,7 @@ impl App {
     pub fn event_body(&self, event: &DueEvent) -> Result<String, Failure> {
         let account_id = match self.store().account_id(event.account) {
             // The account is gone, and its name with it.
-            Err(StoreError::Corrupt(_)) => event.account.anonymous_id(),
+            Err(StoreError::NoAccount) => event.account.anonymous_id(),
             account_id => account_id?,
         };
         let internal = |error: serde_json::Error| Failure::Internal(error.to_string());

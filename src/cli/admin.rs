@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use crate::app::{
     AccountFilter, AdjustRequest, Adjusted, AdminAccess, App, BackupSettings, Caller, CreateKey,
-    Failure, KeyAddress, OwnerName, RateLimits, Settings, Target,
+    Failure, KeyAddress, KeyLimits, OwnerName, RateLimits, Settings, Target,
 };
 use crate::clock::Clock;
 use crate::config::{ConfigError, DataArgs};
@@ -415,6 +415,7 @@ async fn new_key(
         owner: Some(OwnerName::AccountId(row.account_id.clone())),
         plan: None,
         description,
+        limits: KeyLimits::default(),
     };
     let made = app.create_key(&Caller::Admin, request, cause).await?;
     println!("{}", made.secret.reveal());

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::config::{ConfigError, DataArgs};
+use crate::domain::account::AccountKey;
 use crate::domain::audit::{AuditEntry, AuditHead, hex};
 use crate::store::{self, OpenError, Options, Store};
 
@@ -128,7 +129,7 @@ fn line(row: &AuditEntry) -> Value {
     json!({
         "no": row.no,
         "at": row.at.to_string(),
-        "account": row.account.map(|account| account.anonymous_id()),
+        "account": row.account.map(AccountKey::anonymous_id),
         "actor": row.actor,
         "action": row.action,
         // As it was hashed: a text.

@@ -232,6 +232,12 @@ pub enum EventKind {
     Erased {
         /// The id of the receipt.
         receipt: String,
+        /// Memories that went.
+        memories: u64,
+        /// Keys that went.
+        keys: u64,
+        /// Rows of the ledger that are kept under a random id.
+        ledger_rows_kept: u64,
     },
 }
 
@@ -312,7 +318,17 @@ impl EventKind {
             }
             Self::Restored { made_at } => json!({ "made_at": made_at.to_string() }),
             Self::ClockStep { seconds } => json!({ "seconds": seconds }),
-            Self::Erased { receipt } => json!({ "receipt_id": receipt }),
+            Self::Erased {
+                receipt,
+                memories,
+                keys,
+                ledger_rows_kept,
+            } => json!({
+                "receipt_id": receipt,
+                "memories": memories,
+                "keys": keys,
+                "ledger_rows_kept": ledger_rows_kept
+            }),
             Self::Suspended | Self::Reactivated | Self::EmailChanged | Self::DefaultAdminKey => {
                 json!({})
             }

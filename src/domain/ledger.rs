@@ -90,6 +90,18 @@ pub struct LedgerRow {
 }
 
 impl LedgerRow {
+    /// Returns what is kept of the row when its account is erased: amount, entry, cycle, hour, and how many
+    /// requests it was.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        Self {
+            at: Timestamp::from_micros(hour(self.at).saturating_mul(HOUR_MICROS)),
+            key_no: 0,
+            request: None,
+            ..self.clone()
+        }
+    }
+
     /// Returns what stands for a row that is gone: nothing came or went.
     #[must_use]
     pub const fn lost(no: u64, cycle: u32, at: Timestamp) -> Self {

@@ -1,4 +1,4 @@
-//! `/signup`, `/login`, `/credits`.
+//! `/signup`, `/login`, `/whoami`, `/credits`.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -140,6 +140,31 @@ pub(super) async fn login(app: App, request: Request) -> Answer {
         StatusCode::OK,
         &LoginJson {
             message: "Login successful",
+            account_id: account.account_id,
+            plan,
+            key,
+        },
+    )
+}
+
+/// Answer of `GET /whoami`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WhoAmI)]
+pub(crate) struct WhoAmIJson {
+    account_id: String,
+    plan: Plan,
+    key: KeyJson,
+}
+
+/// `GET /whoami`.
+pub(super) async fn whoami(app: App, request: Request) -> Answer {
+    let principal = request.principal()?;
+    let (account, key) = app.who_is(principal)?;
+    let plan = account.usage.balance_of_share(&key.share).plan;
+    let key = KeyJson::of(&account, &key, Some(&principal.key_id));
+    Reply::json(
+        StatusCode::OK,
+        &WhoAmIJson {
             account_id: account.account_id,
             plan,
             key,

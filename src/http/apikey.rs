@@ -1,21 +1,31 @@
-//! `/apikey/new`, `/apikey/list`, `/apikey/{key}`.
+//! `/apikey/new`, `/apikey/list`, `/apikey/{key}`, `/apikey/{key}/rotate`.
 
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{AccountRow, App, Caller, CreateKey, KeyAddress, KeyRow, OwnerName};
+use crate::app::{
+    AccountRow, App, Caller, CreateKey, CreatedKey, KeyAddress, KeyChange, KeyLimits, KeyRow,
+    OwnerName,
+};
 use crate::domain::key::KeyId;
 use crate::domain::plan::Plan;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 
 use super::account::email_field;
-use super::error::ApiError;
+use super::error::{ApiError, Code};
 use super::reply::{Answer, Pagination, Reply};
-use super::request::Request;
+use super::request::{Fields, Request, future, whole};
 
 /// Most characters of a key's description.
 const DESCRIPTION_CHARS_MAX: usize = 256;
+/// Longest time for which a rotated key still works: a week.
+const GRACE_SECONDS_MAX: u64 = 604_800;
+/// That time if nobody says: a day.
+const GRACE_SECONDS_DEFAULT: u64 = 86_400;
+/// The sentence beside a key that is shown.
+const SHOWN_ONCE: &str = "Save this API key now. You will not be able to see it again.";
 /// Entries of a page if nobody says.
 const PAGE_DEFAULT: u64 = 50;
 /// Most entries of a page; more is taken as this.
@@ -31,14 +41,33 @@ pub(crate) struct KeyJson {
     /// The key, masked.
     api_key: String,
     key_id: String,
+    /// What it has: its account's plan, or the lower one that caps it.
     plan: Plan,
+    /// The plan that caps it; null if none does.
+    #[schema(value_type = Option<String>, required = true)]
+    plan_cap: Option<Plan>,
     description: String,
+    /// What it may do now.
+    #[schema(value_type = Vec<super::openapi::ScopeName>)]
+    scopes: Vec<&'static str>,
+    /// Most credits that it may spend in a cycle; null for its plan's.
+    #[schema(required = true)]
+    credits_per_cycle: Option<u64>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// From when on it is refused; null for never.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    expires_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     last_activity: Option<Timestamp>,
     #[schema(value_type = super::openapi::ActiveStatus)]
     status: &'static str,
+    /// The id of its successor; null if it was not rotated.
+    #[schema(required = true)]
+    rotated_to: Option<String>,
+    /// When it was revoked or expired; null while it is active.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    ended_at: Option<Timestamp>,
     /// Whether the request came with this key.
     is_current: bool,
     /// Credits that this key can still spend now.
@@ -57,10 +86,16 @@ impl KeyJson {
             api_key: key.masked.clone(),
             key_id: key.id.to_string(),
             plan: balance.plan,
+            plan_cap: account.usage.cap_of(&key.share),
             description: key.description.clone(),
+            scopes: names(key.scopes_now()),
+            credits_per_cycle: key.share.credits_cap,
             created_at: key.created_at,
+            expires_at: key.expires_at,
             last_activity: key.share.last_activity,
             status: if is_active { "active" } else { "inactive" },
+            rotated_to: key.successor.as_ref().map(KeyId::to_string),
+            ended_at: key.ended_at,
             is_current: current == Some(&key.id),
             credits_remaining: if is_active {
                 balance.credits_remaining
@@ -71,6 +106,10 @@ impl KeyJson {
             memory_count: key.share.held,
         }
     }
+}
+
+fn names(scopes: Scopes) -> Vec<&'static str> {
+    scopes.iter().map(Scope::name).collect()
 }
 
 /// Answer of `POST /apikey/new`.
@@ -84,10 +123,86 @@ pub(crate) struct CreatedKeyJson {
     key_id: String,
     plan: Plan,
     description: String,
+    /// What it may do.
+    #[schema(value_type = Vec<super::openapi::ScopeName>)]
+    scopes: Vec<&'static str>,
+    /// Most credits that it may spend in a cycle; null for its plan's.
+    #[schema(required = true)]
+    credits_per_cycle: Option<u64>,
+    /// From when on it is refused; null for never.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    expires_at: Option<Timestamp>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     warning: &'static str,
     account_id: String,
+    /// The key that was rotated; of a rotation only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotated: Option<RotatedKeyJson>,
+}
+
+/// The key that has a successor now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RotatedApiKey)]
+pub(crate) struct RotatedKeyJson {
+    key_id: String,
+    /// The key, masked.
+    api_key: String,
+    /// From when on it is refused.
+    #[schema(value_type = String, format = DateTime)]
+    works_until: Timestamp,
+}
+
+impl CreatedKeyJson {
+    fn of(message: &'static str, made: CreatedKey) -> Self {
+        Self {
+            message,
+            api_key: made.secret.reveal().to_owned(),
+            key_id: made.key.id.to_string(),
+            plan: made.plan,
+            scopes: names(made.key.scopes),
+            credits_per_cycle: made.key.share.credits_cap,
+            expires_at: made.key.expires_at,
+            description: made.key.description,
+            created_at: made.key.created_at,
+            warning: SHOWN_ONCE,
+            account_id: made.account_id,
+            rotated: None,
+        }
+    }
+}
+
+/// Takes the description of a key.
+fn description_field(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let description = fields.string("description")?;
+    let chars = description.as_ref().map_or(0, |text| text.chars().count());
+    if chars > DESCRIPTION_CHARS_MAX {
+        return Err(ApiError::field(
+            "description",
+            "It may have 256 characters.",
+        ));
+    }
+    Ok(description)
+}
+
+/// Takes what bounds a new key, or is to be changed of one: the end and the credits can be null there.
+fn limit_fields(
+    fields: &mut Fields,
+    now: Timestamp,
+) -> Result<
+    (
+        Option<Scopes>,
+        Option<Option<Timestamp>>,
+        Option<Option<u64>>,
+    ),
+    ApiError,
+> {
+    let scopes = fields.scopes("scopes")?;
+    let ends = fields.nullable("expires_at", |value| future("expires_at", value, now))?;
+    let credits = fields.nullable("credits_per_cycle", |value| {
+        whole("credits_per_cycle", value, u64::MAX)
+    })?;
+    Ok((scopes, ends, credits))
 }
 
 /// `POST /apikey/new`.
@@ -102,18 +217,10 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
     let email = email_field(&mut fields)?;
     let account_id = fields.string("account_id")?.map(account_id_form);
     let plan = fields.plan("plan", app.plans())?;
-    let description = fields.string("description")?;
+    let description = description_field(&mut fields)?;
+    let (scopes, expires_at, credits_per_cycle) = limit_fields(&mut fields, app.now())?;
     let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
-    if description
-        .as_ref()
-        .is_some_and(|d| d.chars().count() > DESCRIPTION_CHARS_MAX)
-    {
-        return Err(ApiError::field(
-            "description",
-            "It may have 256 characters.",
-        ));
-    }
     let owner = match (email, account_id) {
         (None, None) => None,
         (Some(email), None) => Some(OwnerName::Email(email)),
@@ -132,21 +239,79 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
                 owner,
                 plan,
                 description,
+                limits: KeyLimits {
+                    expires_at: expires_at.flatten(),
+                    scopes,
+                    credits_per_cycle: credits_per_cycle.flatten(),
+                },
             },
             request.cause(reason),
         )
         .await?;
+    let body = CreatedKeyJson::of("API key generated successfully", made);
+    Reply::json(StatusCode::CREATED, &body)
+}
+
+/// `POST /apikey/{key}/rotate`.
+pub(super) async fn rotate(app: App, request: Request) -> Answer {
+    let address = KeyAddress::parse(request.path_param("key")?);
+    let mut fields = request.optional_fields()?;
+    let grace = fields.nullable("grace_seconds", |value| {
+        whole("grace_seconds", value, GRACE_SECONDS_MAX)
+    })?;
+    fields.finish()?;
+    let grace = grace.flatten().unwrap_or(GRACE_SECONDS_DEFAULT);
+    let rotated = app
+        .rotate_key(
+            &request.caller,
+            address,
+            u32::try_from(grace).unwrap_or(u32::MAX),
+            request.cause(None),
+        )
+        .await?;
+    let old = rotated.old;
+    let body = CreatedKeyJson {
+        rotated: Some(RotatedKeyJson {
+            key_id: old.id.to_string(),
+            api_key: old.masked,
+            works_until: old.ended_at.or(old.expires_at).unwrap_or_else(|| app.now()),
+        }),
+        ..CreatedKeyJson::of("API key rotated successfully", rotated.successor)
+    };
+    Reply::json(StatusCode::CREATED, &body)
+}
+
+/// `PATCH /apikey/{key}`.
+pub(super) async fn change(app: App, request: Request) -> Answer {
+    let address = KeyAddress::parse(request.path_param("key")?);
+    let mut fields = request.fields()?;
+    if fields.is_empty() {
+        return Err(ApiError::new(
+            Code::InvalidField,
+            "Nothing to change",
+            "Send description, scopes, expires_at or credits_per_cycle.",
+        ));
+    }
+    let description = description_field(&mut fields)?;
+    let (scopes, expires_at, credits_cap) = limit_fields(&mut fields, app.now())?;
+    fields.finish()?;
+    let change = KeyChange {
+        description,
+        scopes,
+        expires_at,
+        credits_cap,
+    };
+    let changed = app.change_key(&request.caller, address, change, request.cause(None));
+    let (account, key) = changed.await?;
+    let (account_id, current) = match &request.caller {
+        Caller::Key(principal) => (None, Some(&principal.key_id)),
+        Caller::Admin | Caller::Nobody => (Some(account.account_id.clone()), None),
+    };
     Reply::json(
-        StatusCode::CREATED,
-        &CreatedKeyJson {
-            message: "API key generated successfully",
-            api_key: made.secret.reveal().to_owned(),
-            key_id: made.key.id.to_string(),
-            plan: made.plan,
-            description: made.key.description,
-            created_at: made.key.created_at,
-            warning: "Save this API key now. You will not be able to see it again.",
-            account_id: made.account_id,
+        StatusCode::OK,
+        &KeyJson {
+            account_id,
+            ..KeyJson::of(&account, &key, current)
         },
     )
 }

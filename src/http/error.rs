@@ -68,7 +68,7 @@ pub enum Code {
     KeyNotFound,
     /// 409: 100 active keys.
     KeyLimitReached,
-    /// 400: the account's only one.
+    /// 400: the account's only one that manages keys.
     LastActiveKey,
     /// 409: a masked form that fits two.
     AmbiguousKey,
@@ -382,6 +382,10 @@ impl From<Failure> for ApiError {
                 "Plan required",
                 "Send {\"plan\": NAME}, with a name that GET /plans lists.",
             ),
+            Failure::NotConfirmed => Self::field(
+                "confirm",
+                "It must be the account's id, as /login and the admin's list say it; nothing was erased.",
+            ),
             Failure::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "Idempotency key reused",
@@ -401,7 +405,7 @@ impl From<Failure> for ApiError {
             | Failure::UserNotFound
             | Failure::KeyNotFound
             | Failure::KeyLimitReached
-            | Failure::LastActiveKey
+            | Failure::LastActiveKey { .. }
             | Failure::AmbiguousKey
             | Failure::MemoryNotFound => of_state(&failure),
             Failure::CreditsAboveOwn(_)
@@ -553,10 +557,18 @@ fn of_state(failure: &Failure) -> ApiError {
             "API key limit reached",
             "An account has 100 active keys at most. Revoke one that is not used.",
         ),
-        Failure::LastActiveKey => (
+        Failure::LastActiveKey { others: false } => (
             Code::LastActiveKey,
             "Cannot revoke your only active API key",
-            "Make another key first with POST /apikey/new.",
+            "Make another key first with POST /apikey/new, or rotate this one with \
+             {\"grace_seconds\": 0}.",
+        ),
+        Failure::LastActiveKey { others: true } => (
+            Code::LastActiveKey,
+            "Cannot revoke your only active API key",
+            "It is the only one that manages keys: the others lack the scope keys, expire, or were \
+             rotated. Make one that manages keys and does not expire first, or rotate this one with \
+             {\"grace_seconds\": 0}.",
         ),
         Failure::AmbiguousKey => (
             Code::AmbiguousKey,

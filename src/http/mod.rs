@@ -16,6 +16,7 @@ mod apikey;
 mod audit;
 mod auth;
 mod client;
+mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -130,9 +131,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/credits" Key false account::credits, "Credits and room that are left"),
     endpoint!(GET "/credits/history" Key(Account) false ledger::history, "Credits that came and went"),
     endpoint!(GET "/credits/statement" Key(Account) false ledger::statement, "A cycle's statement"),
+    endpoint!(DELETE "/account" Key(Account) true erasure::account, "Erase the account"),
+    endpoint!(GET "/whoami" Key false account::whoami, "Say what a key is and may do"),
     endpoint!(POST "/apikey/new" KeyOrAdmin(Keys) true apikey::create, "Make an API key"),
     endpoint!(GET "/apikey/list" KeyOrAdmin(Keys) false apikey::list, "List API keys"),
+    endpoint!(PATCH "/apikey/{key}" KeyOrAdmin(Keys) true apikey::change, "Change an API key"),
     endpoint!(DELETE "/apikey/{key}" KeyOrAdmin(Keys) false apikey::revoke, "Revoke an API key"),
+    endpoint!(POST "/apikey/{key}/rotate" KeyOrAdmin(Keys) true apikey::rotate, "Rotate an API key"),
     endpoint!(GET "/memory" Key(MemoryRead) false memory::list, "List memories"),
     endpoint!(POST "/memory" Key(MemoryWrite) true memory::add, "Add a memory"),
     endpoint!(GET "/memory/{id}" Key(MemoryRead) false memory::read, "Read a memory"),
@@ -142,13 +147,14 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/gpt-status" Key(MemoryRead) false system::gpt_status, "Status for a GPT"),
     endpoint!(GET "/admin/users" Admin false admin::users, "List accounts (admin)"),
     endpoint!(PUT "/admin/user/{key}/plan" Admin true admin::change_plan, "Change a plan (admin)"),
-    endpoint!(GET "/admin/user/{key}/history" Admin false ledger::admin_history, "An account's credits (admin)"),
-    endpoint!(GET "/admin/user/{key}/statement" Admin false ledger::admin_statement, "An account's statement (admin)"),
     endpoint!(GET "/admin/user/{key}" Admin false admin_user::user, "One account and its keys (admin)"),
+    endpoint!(DELETE "/admin/user/{key}" Admin true erasure::user, "Erase an account (admin)"),
     endpoint!(POST "/admin/user/{key}/credits" Admin true admin_user::adjust, "Give or take credits (admin)"),
     endpoint!(POST "/admin/user/{key}/suspend" Admin true admin_user::suspend, "Suspend an account (admin)"),
     endpoint!(POST "/admin/user/{key}/reactivate" Admin true admin_user::reactivate, "Let an account in again (admin)"),
     endpoint!(PUT "/admin/user/{key}/email" Admin true admin_user::change_email, "Change an e-mail (admin)"),
+    endpoint!(GET "/admin/user/{key}/history" Admin false ledger::admin_history, "An account's credits (admin)"),
+    endpoint!(GET "/admin/user/{key}/statement" Admin false ledger::admin_statement, "An account's statement (admin)"),
     endpoint!(POST "/admin/sync-memory-counts" Admin true admin::sync, "Recount memories (admin)"),
     endpoint!(POST "/admin/backup" Admin true admin::back_up, "Back up everything (admin)"),
     endpoint!(GET "/admin/check" Admin false admin::check, "Check everything (admin)"),
@@ -166,6 +172,7 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
     let memory = segment("memory")
         .and(at("/memory").or(named("/memory/{id}")).unify())
         .boxed();
+    let rotate = name().and(segment("rotate")).and(warp::path::end()).boxed();
     let apikey = segment("apikey")
         .and(segment("new").and(at("/apikey/new")))
         .or(segment("apikey")
@@ -173,6 +180,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
             .and(at("/apikey/list")))
         .unify()
         .or(segment("apikey").and(named("/apikey/{key}")))
+        .unify()
+        .or(segment("apikey").and(resource(app, "/apikey/{key}/rotate", rotate)))
         .unify()
         .boxed();
     // One account: by itself, or a part of it under the last segment.
@@ -188,6 +197,8 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         ("/admin/user/{key}/suspend", "suspend"),
         ("/admin/user/{key}/reactivate", "reactivate"),
         ("/admin/user/{key}/email", "email"),
+        ("/admin/user/{key}/history", "history"),
+        ("/admin/user/{key}/statement", "statement"),
     ]
     .into_iter()
     .fold(named("/admin/user/{key}"), |all, (path, last)| {
@@ -227,6 +238,10 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
         .or(segment("credits")
             .and(segment("statement"))
             .and(at("/credits/statement")))
+        .unify()
+        .or(segment("account").and(at("/account")))
+        .unify()
+        .or(segment("whoami").and(at("/whoami")))
         .unify()
         .or(segment("stats").and(at("/stats")))
         .unify()

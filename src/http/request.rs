@@ -16,6 +16,8 @@ use crate::app::{Caller, Principal};
 use crate::domain::event::{Actor, Cause, RequestId, parse_reason};
 use crate::domain::json::{self, Object};
 use crate::domain::plan::{Plan, Plans};
+use crate::domain::scope::{Scope, Scopes};
+use crate::domain::time::Timestamp;
 
 use super::error::{ApiError, Code};
 
@@ -23,6 +25,9 @@ use super::error::{ApiError, Code};
 const BODY_IDLE: Duration = Duration::from_secs(10);
 /// Longest time for a whole body.
 const BODY_TOTAL: Duration = Duration::from_secs(30);
+
+/// The last instant of the year 9999: the last that RFC 3339 can write.
+const TIME_MAX: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 
 /// The stream of a request's body, as it comes from the connection.
 pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
@@ -180,6 +185,30 @@ impl Fields {
         self.0.take_optional(name).map(as_string).transpose()
     }
 
+    /// Takes a field that can be null to say something: `Some(None)` is that null.
+    pub(super) fn nullable<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&RawValue) -> Result<T, ApiError>,
+    ) -> Result<Option<Option<T>>, ApiError> {
+        match self.0.take(name) {
+            None => Ok(None),
+            Some(value) if json::is_null(&value) => Ok(Some(None)),
+            Some(value) => read(&value).map(|value| Some(Some(value))),
+        }
+    }
+
+    /// Takes a field that must be a set of scopes if it is there.
+    pub(super) fn scopes(&mut self, name: &str) -> Result<Option<Scopes>, ApiError> {
+        let value = self.0.take_optional(name);
+        value.map(|value| scopes(name, &value)).transpose()
+    }
+
+    /// Says whether there are no fields.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes the reason of an admin, which must be there.
     pub(super) fn reason(&mut self) -> Result<String, ApiError> {
         let text = self.string("reason")?;
@@ -224,6 +253,58 @@ impl Fields {
             )),
         }
     }
+}
+
+/// Returns the scopes that a value lists.
+fn scopes(name: &str, value: &RawValue) -> Result<Scopes, ApiError> {
+    let known = Scope::ALL.map(Scope::name).join(", ");
+    let refused =
+        |problem: &str| ApiError::field(name, format!("{problem} It must list some of: {known}."));
+    let listed: Vec<String> =
+        serde_json::from_str(value.get()).map_err(|_| refused("It is no list of strings."))?;
+    let mut scopes = Scopes::default();
+    for text in listed {
+        let scope = Scope::parse(&text)
+            .ok_or_else(|| refused(&format!("There is no scope {:?}.", shortened(&text))))?;
+        if scopes.contains(scope) {
+            return Err(refused(&format!("{scope} is listed twice.")));
+        }
+        scopes = scopes.iter().chain([scope]).collect();
+    }
+    if scopes.is_empty() {
+        return Err(refused("It is empty."));
+    }
+    Ok(scopes)
+}
+
+/// Returns the whole number, 0 to `max`, that a value is.
+pub(super) fn whole(name: &str, value: &RawValue, max: u64) -> Result<u64, ApiError> {
+    let number = value.get().parse::<u64>();
+    number.ok().filter(|number| *number <= max).ok_or_else(|| {
+        let to = if max == u64::MAX {
+            "on".to_owned()
+        } else {
+            format!("to {max}")
+        };
+        ApiError::field(name, format!("It must be a whole number from 0 {to}."))
+    })
+}
+
+/// Returns the instant after `now` that a value is.
+pub(super) fn future(name: &str, value: &RawValue, now: Timestamp) -> Result<Timestamp, ApiError> {
+    let text = json::string(value);
+    let at = text.and_then(|text| Timestamp::parse_rfc3339(&text));
+    let at = at.ok_or_else(|| {
+        let problem = "It must be a time as in RFC 3339: 2027-01-31T12:00:00Z.";
+        ApiError::field(name, problem)
+    })?;
+    if at <= now {
+        return Err(ApiError::field(name, "It must be in the future."));
+    }
+    if at > TIME_MAX {
+        return Err(ApiError::field(name, "It must be before the year 10000."));
+    }
+    Ok(at)
 }
 
 /// Cuts a long text of a client's for an error.

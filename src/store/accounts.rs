@@ -1,5 +1,6 @@
 //! Accounts: made once for each name, listed for the admin.
 
+use std::collections::HashSet;
 use std::ops::Bound;
 
 use crate::domain::account::AccountKey;
@@ -206,6 +207,11 @@ impl Store {
         }
         let totals = &inner.totals;
         let needle = filter.contains.as_deref().map(str::to_lowercase);
+        let overdue = inner.overdue(now)?;
+        let is_active = |account: AccountKey, record: &AccountRecord| {
+            let mut active = record.active.iter();
+            active.any(|key| !overdue.contains(&(account, key.no)))
+        };
         let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
         let end = skip.saturating_add(limit);
         for entry in &inner.trees.users {
@@ -218,13 +224,23 @@ impl Store {
                 continue;
             }
             if (skip..end).contains(&total) {
-                rows.push(self.account_row(account, &record, now)?);
+                match self.account_row(account, &record, now) {
+                    // Erased since its record was read.
+                    Err(StoreError::NoAccount) => continue,
+                    row => rows.push(row?),
+                }
             }
             total = total.saturating_add(1);
-            active = active.saturating_add(u64::from(!record.active.is_empty()));
+            active = active.saturating_add(u64::from(is_active(account, &record)));
             if needle.is_none() && total >= end {
                 total = totals.accounts.load(Ordering::Relaxed).max(total);
                 active = totals.active_accounts.load(Ordering::Relaxed);
+                let over: HashSet<AccountKey> = overdue.iter().map(|(of, _)| *of).collect();
+                for account in over {
+                    let record = inner.account_record(account)?;
+                    let is_over = !record.active.is_empty() && !is_active(account, &record);
+                    active = active.saturating_sub(u64::from(is_over));
+                }
                 break;
             }
         }
@@ -248,6 +264,7 @@ impl Store {
         let needle = filter.contains.as_deref().map(str::to_lowercase);
         let (mut total, mut active, mut rows) = (0u64, 0u64, Vec::new());
         let end = skip.saturating_add(limit);
+        let overdue = inner.overdue(now)?;
         for entry in inner.trees.names.scan_prefix(prefix) {
             let (name, account) = entry?;
             let account: AccountKey = decode(&account)?;
@@ -269,7 +286,9 @@ impl Store {
                 rows.push(self.account_row(account, &record, now)?);
             }
             total = total.saturating_add(1);
-            active = active.saturating_add(u64::from(!record.active.is_empty()));
+            let mut keys = record.active.iter();
+            let is_active = keys.any(|key| !overdue.contains(&(account, key.no)));
+            active = active.saturating_add(u64::from(is_active));
         }
         Ok(AccountsPage {
             rows,
@@ -339,6 +358,7 @@ impl Store {
     ) -> Result<(Vec<(AccountRow, KeyRow)>, u64), StoreError> {
         let inner = self.inner()?;
         let end = skip.saturating_add(limit);
+        let overdue = inner.overdue(now)?;
         let (mut total, mut rows) = (0u64, Vec::new());
         for entry in &inner.trees.users {
             let (key, bytes) = entry?;
@@ -347,15 +367,25 @@ impl Store {
             let count = if revoked_too {
                 inner.trees.account_keys.scan_prefix(account.0).count()
             } else {
-                record.active.len()
+                let active = record.active.iter();
+                active
+                    .filter(|key| !overdue.contains(&(account, key.no)))
+                    .count()
             };
             let next = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
             if next > skip && total < end {
-                let row = self.account_row(account, &record, now)?;
-                let keys = if revoked_too {
-                    self.keys(account, now)?
-                } else {
-                    row.keys.clone()
+                let read = self.account_row(account, &record, now).and_then(|row| {
+                    let keys = if revoked_too {
+                        self.keys(account, now)?
+                    } else {
+                        row.keys.clone()
+                    };
+                    Ok((row, keys))
+                });
+                let (row, keys) = match read {
+                    // Erased since its record was read.
+                    Err(StoreError::NoAccount) => continue,
+                    read => read?,
                 };
                 let wanted = (total..).zip(keys).filter(|(n, _)| (skip..end).contains(n));
                 rows.extend(wanted.map(|(_, key)| (row.clone(), key)));
@@ -379,12 +409,14 @@ impl Store {
                 keys.push(inner.key_row(key, &usage, now)?);
             }
         }
+        // One whose time has come is listed until the next sweep, but is active no more.
+        keys.retain(|key| key.ended_at.is_none());
         Ok(AccountRow {
             account,
             account_id: record.account_id(account),
             email: record.email().map(str::to_owned),
             created_at: record.created_at,
-            active: !record.active.is_empty(),
+            active: !keys.is_empty(),
             suspended: record.standing == Standing::Suspended,
             standing_since: record.standing_since.unwrap_or(record.created_at),
             usage,
@@ -403,9 +435,7 @@ impl Inner {
 
     pub(super) fn account_record(&self, account: AccountKey) -> Result<AccountRecord, StoreError> {
         let bytes = self.trees.users.get(account.0)?;
-        decode(&bytes.ok_or_else(|| {
-            StoreError::Corrupt(format!("{} has no record", account.anonymous_id()))
-        })?)
+        decode(&bytes.ok_or(StoreError::NoAccount)?)
     }
 
     fn suspend(

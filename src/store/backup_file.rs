@@ -111,6 +111,11 @@ impl Drop for BackupFile {
     }
 }
 
+/// Removes what killed backups of a server left in a folder.
+pub(super) fn sweep_all(folder: &Path) -> io::Result<()> {
+    sweep(folder, "")
+}
+
 /// Removes temporary files that no process is writing: this backup's, and those of servers' backups.
 fn sweep(folder: &Path, own: &str) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {

@@ -8,6 +8,7 @@
 //! data/HIGH_WATER   how far the database had counted when it was last flushed; see high_water.rs
 //! data/import.tmp   there while an import is under way
 //! data/restore.tmp  there while a restore is under way
+//! data/compact.tmp  there while a compaction is under way; see compact.rs
 //! data/IMPORTED     which import made the directory: the fingerprint of its files, in hex
 //! data/backups/     the server's backups, unless the operator names another folder
 //! data/UNSYNCED     there while what the files show may not be what the disk holds
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::compact;
 use super::durable;
 use super::error::OpenError;
 use super::high_water::{self, HighWater, MARK_FILE, MARK_TEMPORARY};
@@ -39,7 +41,7 @@ const NEW_FILE: &str = "NEW";
 /// How often, and after how long each time, a database that is still being closed is tried again.
 const CLOSING_LOOKS: u32 = 500;
 const CLOSING_TICK: Duration = Duration::from_millis(10);
-const DATABASE: &str = "db";
+pub(super) const DATABASE: &str = "db";
 /// sled's log, in that folder.
 const LOG_FILE: &str = "db";
 /// The record that a start writes to prove the flush, that the high-water mark counts, and that `/health` reads.
@@ -142,18 +144,19 @@ pub(super) struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Takes the directory for this process; makes it if there is none. Says whether it is new.
-    pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
-        let (directory, contents) = Self::take(path)?;
+    /// Makes a directory that was taken ready to be opened: one that is none yet, and one whose compaction was
+    /// interrupted. Says whether it is new.
+    pub(super) fn make_ready(&self, contents: Contents) -> Result<bool, OpenError> {
         match contents {
-            Contents::Unfinished(making) => {
-                Err(OpenError::of_unfinished(making, directory.display()))
+            Contents::Unfinished(making) => Err(OpenError::of_unfinished(making, self.display())),
+            Contents::Data => {
+                compact::settle(&self.path).map_err(|error| failed(&self.path, error))?;
+                Ok(false)
             }
-            Contents::Data => Ok((directory, false)),
             Contents::Nothing => {
-                directory.mark_new()?;
-                directory.write_format()?;
-                Ok((directory, true))
+                self.mark_new()?;
+                self.write_format()?;
+                Ok(true)
             }
         }
     }

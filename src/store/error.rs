@@ -11,6 +11,9 @@ pub enum StoreError {
     /// A record cannot be decoded, or a fact that must be there is not.
     #[error("the stored data is damaged: {0}")]
     Corrupt(String),
+    /// The account is not there: it was erased meanwhile. Nothing was changed.
+    #[error("the account is not there any more")]
+    NoAccount,
     /// Writes are stopped, since the disk failed, or the database is being opened anew; nothing was changed.
     #[error("writes are stopped until the store can write to its disk again")]
     Unavailable,

@@ -26,7 +26,7 @@ pub(super) const MARK_FILE: &str = "HIGH_WATER";
 /// The same while it is written.
 pub(super) const MARK_TEMPORARY: &str = "HIGH_WATER.tmp";
 /// The tree of the counter.
-const TREE: &str = "meta";
+pub(super) const TREE: &str = "meta";
 /// Bytes of a number and its checksum, at most.
 const MARK_BYTES_MAX: u64 = 64;
 /// Characters of the checksum.
@@ -83,6 +83,12 @@ impl HighWater {
         Ok(counted.max(marked))
     }
 
+    /// Returns how far a database has counted; 0 if it does not say.
+    pub(super) fn count(db: &sled::Db) -> Result<u64, StoreError> {
+        let record = db.open_tree(TREE)?.get(PROBE)?;
+        Ok(record.map_or(0, |bytes| decode(&bytes).unwrap_or(0)))
+    }
+
     /// The counter in a tree, which has counted to `number`.
     pub(super) fn new(meta: sled::Tree, folder: &Path, number: u64) -> Self {
         Self {
@@ -134,7 +140,7 @@ pub(super) fn forget(folder: &Path) -> io::Result<()> {
 }
 
 /// Reads the mark; `None` if there is none that can be read.
-fn read(folder: &Path) -> Option<u64> {
+pub(super) fn read(folder: &Path) -> Option<u64> {
     use io::Read;
     let mut text = String::new();
     let read = File::open(folder.join(MARK_FILE))

@@ -4,6 +4,8 @@
 //! last; the step that decides is a swap of the account's record, which carries the event too; `recovery`
 //! settles what it finds.
 
+use std::collections::HashSet;
+
 use crate::domain::account::AccountKey;
 use crate::domain::event::{Actor, Cause, EventKind};
 use crate::domain::key::{KeyHash, KeyId};
@@ -13,10 +15,10 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Share, Usage};
 
 use super::codec::{decode, encode};
-use super::keys::{ACTIVE_KEYS_MAX, KeyRow, NewKey, name_key};
+use super::keys::{ACTIVE_KEYS_MAX, KeyRow, NewKey, index_expiry, name_key};
 use super::schema::{
     AccountRecord, ActiveKey, KeyIntent, KeyRecord, Retired, Revoked, account_key_key, expiry_key,
-    op_key,
+    op_key, part,
 };
 use super::swap::SwapError;
 use super::{Inner, OpError, Ordering, Store, StoreError};
@@ -48,6 +50,9 @@ pub enum KeyRefusal {
     /// The key that asks was revoked meanwhile.
     #[error("the key that asks was revoked")]
     MakerRevoked,
+    /// The time of the key that asks came meanwhile.
+    #[error("the key that asks has expired")]
+    MakerExpired,
     /// No key would be left that manages keys and does not end.
     #[error("it is the last key that manages keys")]
     LastManager,
@@ -85,7 +90,7 @@ pub struct Successor {
     pub grace_seconds: u32,
 }
 
-/// What a key may give away: what it has itself. An admin may give anything.
+/// What a key has, and so may give away. An admin may give anything.
 struct Rights {
     scopes: Scopes,
     cap: Option<Plan>,
@@ -174,25 +179,27 @@ impl Store {
     /// [`StoreError`] if it cannot be written.
     pub async fn sweep_expired_keys(&self, now: Timestamp) -> Result<u64, StoreError> {
         let inner = self.inner()?;
-        let end = expiry_key(now, AccountKey([0xFF; 16]), KeyNo::MAX);
-        let due = inner.trees.key_expiries.range(..=end).keys();
-        let mut ended = 0u64;
-        for key in due.take(SWEEP_KEYS) {
+        let (mut ended, mut failed) = (0u64, None);
+        for key in inner.due(now).take(SWEEP_KEYS) {
             let key = key?;
-            let (Some(account), Some(no)) = (
-                super::schema::part(&key, 8).map(AccountKey),
-                super::schema::part(&key, 24).map(KeyNo::from_be_bytes),
-            ) else {
+            let Some((account, no)) = key_due(&key) else {
                 inner.trees.key_expiries.remove(&key)?;
                 continue;
             };
-            let is_ended = self
+            let expired = self
                 .change_keys(account, |inner| inner.expire_key(account, no, &key, now))
                 .await
-                .map_err(super::usage::never_refused)?;
-            ended = ended.saturating_add(u64::from(is_ended));
+                .map_err(super::usage::never_refused);
+            match expired {
+                Ok(is_ended) => ended = ended.saturating_add(u64::from(is_ended)),
+                // It is being erased, and takes its entries along.
+                Err(StoreError::NoAccount) => {}
+                // A damaged record holds up nobody else's.
+                Err(error @ StoreError::Corrupt(_)) => failed = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(ended)
+        failed.map_or(Ok(ended), Err)
     }
 
     async fn change_keys<T>(
@@ -216,6 +223,30 @@ impl Store {
 }
 
 impl Inner {
+    /// Returns the entries of the index of keys that end, up to `now`.
+    fn due(&self, now: Timestamp) -> impl Iterator<Item = sled::Result<sled::IVec>> + use<> {
+        let end = expiry_key(now, AccountKey([0xFF; 16]), KeyNo::MAX);
+        self.trees.key_expiries.range(..=end).keys()
+    }
+
+    /// Returns the keys whose time has come and that no sweep has taken from their accounts' lists yet.
+    pub(super) fn overdue(
+        &self,
+        now: Timestamp,
+    ) -> Result<HashSet<(AccountKey, KeyNo)>, StoreError> {
+        let mut overdue = HashSet::new();
+        for key in self.due(now) {
+            if let Some((account, no)) = key_due(&key?)
+                && let Some((_, record)) = self.key_numbered(account, no)?
+                && record.revoked.is_none()
+                && record.expires_at.is_some_and(|end| end <= now)
+            {
+                overdue.insert((account, no));
+            }
+        }
+        Ok(overdue)
+    }
+
     /// Writes what finds a key: its record, its id, its number, when it ends. Refuses a hash that is taken.
     pub(super) fn insert_key(
         &self,
@@ -223,7 +254,6 @@ impl Inner {
         record: &KeyRecord,
     ) -> Result<(), SwapError<KeyRefusal>> {
         let bytes = encode(record)?;
-        self.index_expiry(record)?;
         self.swap(&self.trees.keys, &hash.0, |current| match current {
             None => Ok((Some(bytes.clone()), ())),
             Some(_) => Err(SwapError::Refused(KeyRefusal::Exists)),
@@ -264,13 +294,11 @@ impl Inner {
         now: Timestamp,
         cause: Cause,
     ) -> Result<KeyRow, SwapError<KeyRefusal>> {
-        let usage = self.usage(account)?;
-        let users = self.account_record(account)?;
-        let rights = self.rights(&users, &usage, maker, now)?;
-        let given = rights.give(&key, &usage).map_err(SwapError::Refused)?;
-        if users.active.len() >= ACTIVE_KEYS_MAX {
-            return Err(SwapError::Refused(KeyRefusal::LimitReached));
-        }
+        let rights = self.rights(account, maker, now)?;
+        let given = rights.give(&key, &self.usage(account)?);
+        let given = given.map_err(SwapError::Refused)?;
+        self.make_room(account, now)?;
+        let (usage, users) = (self.usage(account)?, self.account_record(account)?);
         if self.key_record(&key.hash)?.is_some() {
             return Err(SwapError::Refused(KeyRefusal::Exists));
         }
@@ -327,8 +355,10 @@ impl Inner {
         let is_over = record.expires_at.is_some_and(|end| end <= now);
         if record.revoked.is_none() && !is_over {
             let users = self.account_record(account)?;
-            if !allow_last {
-                self.keeps_a_manager(&users, &record, false)?;
+            // The only key that is left may be one that ends.
+            let is_only = users.active.iter().all(|key| key.no == record.no);
+            if !allow_last && (is_only || record.manages()) {
+                self.leaves_a_manager(&users, record.no)?;
             }
             let by = Some(by_of(&cause.actor));
             let revoke = KeyIntent::Revoke {
@@ -416,18 +446,16 @@ impl Inner {
         now: Timestamp,
         cause: Cause,
     ) -> Result<(KeyRow, KeyRow), SwapError<KeyRefusal>> {
-        let usage = self.usage(account)?;
-        let users = self.account_record(account)?;
+        let rights = self.rights(account, by, now)?;
         let (old_hash, old) = self.key_called(id)?;
         is_active(&old, now).map_err(SwapError::Refused)?;
-        let share = usage.share(old.lineage);
-        self.rights(&users, &usage, by, now)?
-            .cover(&old, share, &usage)
-            .map_err(SwapError::Refused)?;
+        let has = Rights::of(&old, &self.usage(account)?);
+        rights.cover(&has).map_err(SwapError::Refused)?;
         let grace = successor.grace_seconds;
-        if grace > 0 && users.active.len() >= ACTIVE_KEYS_MAX {
-            return Err(SwapError::Refused(KeyRefusal::LimitReached));
+        if grace > 0 {
+            self.make_room(account, now)?;
         }
+        let (usage, users) = (self.usage(account)?, self.account_record(account)?);
         if self.key_record(&successor.hash)?.is_some() {
             return Err(SwapError::Refused(KeyRefusal::Exists));
         }
@@ -460,11 +488,20 @@ impl Inner {
             usage.next_key_no = no.saturating_add(1);
             Ok(())
         })?;
-        let kind = EventKind::KeyRotated {
-            key: id.clone(),
-            successor: successor.id.clone(),
-            grace_seconds: grace,
-        };
+        // Whoever watches for new and revoked keys alone hears of a rotation too.
+        let mut kinds = vec![
+            EventKind::KeyRotated {
+                key: id.clone(),
+                successor: successor.id.clone(),
+                grace_seconds: grace,
+            },
+            EventKind::KeyCreated {
+                key: successor.id.clone(),
+            },
+        ];
+        if until <= now {
+            kinds.push(EventKind::KeyRevoked { key: id.clone() });
+        }
         self.swap_account(account, |account| {
             if until <= now {
                 account.active.retain(|key| key.no != old.no);
@@ -474,7 +511,9 @@ impl Inner {
                 hash: successor.hash,
                 lineage: old.lineage,
             });
-            account.events.push(now, cause.clone(), kind.clone());
+            for kind in &kinds {
+                account.events.push(now, cause.clone(), kind.clone());
+            }
         })?;
         self.supersede(&old_hash, &successor.id, now, until, by_of(&cause.actor))?;
         self.trees.key_intents.remove(intent)?;
@@ -482,7 +521,8 @@ impl Inner {
         let before = users.active.len();
         self.count_keys(before, before.saturating_add(left));
         steps.complete();
-        let usage = self.usage(account)?;
+        let mut usage = self.usage(account)?;
+        usage.roll_over(now);
         let (_, old) = self.key_called(id)?;
         Ok((
             self.key_row(record, &usage, now)?,
@@ -511,7 +551,7 @@ impl Inner {
             });
         } else {
             record.expires_at = Some(until);
-            self.index_expiry(&record)?;
+            index_expiry(&self.trees, &record)?;
         }
         self.trees.keys.insert(hash.0, encode(&record)?)?;
         Ok(())
@@ -526,30 +566,33 @@ impl Inner {
         now: Timestamp,
         cause: Cause,
     ) -> Result<KeyRow, SwapError<KeyRefusal>> {
-        let usage = self.usage(account)?;
-        let users = self.account_record(account)?;
+        let rights = self.rights(account, by, now)?;
+        let (usage, users) = (self.usage(account)?, self.account_record(account)?);
         let (hash, old) = self.key_called(id)?;
         is_active(&old, now).map_err(SwapError::Refused)?;
-        let share = usage.share(old.lineage);
-        let old_credits = share.and_then(|share| share.credits_cap);
-        let fields = change.fields(&old, old_credits);
+        let has = Rights::of(&old, &usage);
+        let fields = change.fields(&old, has.credits_cap);
         let mut record = old.clone();
         record.description = change.description.unwrap_or(record.description);
         record.scopes = change.scopes.unwrap_or(record.scopes);
         record.expires_at = change.expires_at.unwrap_or(record.expires_at);
-        let credits_cap = change.credits_cap.unwrap_or(old_credits);
-        let rights = self.rights(&users, &usage, by, now)?;
-        rights
-            .widen(&old, old_credits, &record, credits_cap)
-            .map_err(SwapError::Refused)?;
-        let own = share.and_then(|share| usage.cap_of(share));
-        let plan = own.map_or(usage.plan(), |cap| cap.min(usage.plan()));
-        if change.credits_cap.is_some() && credits_cap.is_some_and(|c| c > plan.credits_per_cycle())
-        {
-            let most = plan.credits_per_cycle();
+        let credits_cap = change.credits_cap.unwrap_or(has.credits_cap);
+        let gets = Rights {
+            credits_cap,
+            ..Rights::of(&record, &usage)
+        };
+        // Whoever widens a key in one thing answers for all of it: a longer life, say, for each of its scopes.
+        if has.cover(&gets).is_err() {
+            rights.cover(&gets).map_err(SwapError::Refused)?;
+        }
+        let plan = has.cap.map_or(usage.plan(), |cap| cap.min(usage.plan()));
+        let most = plan.credits_per_cycle();
+        if let Some(Some(_)) = change.credits_cap.map(|cap| cap.filter(|cap| *cap > most)) {
             return Err(SwapError::Refused(KeyRefusal::AboveOwnCredits(most)));
         }
-        self.keeps_a_manager(&users, &old, record.manages())?;
+        if old.manages() && !record.manages() {
+            self.leaves_a_manager(&users, old.no)?;
+        }
         if !fields.is_empty() {
             let steps = self.steps();
             let intent = op_key(account, u64::from(old.no));
@@ -585,7 +628,7 @@ impl Inner {
         record: &KeyRecord,
         credits_cap: Option<u64>,
     ) -> Result<(), StoreError> {
-        self.index_expiry(record)?;
+        index_expiry(&self.trees, record)?;
         self.trees.keys.insert(hash.0, encode(record)?)?;
         self.swap_usage::<_, std::convert::Infallible>(record.account, |usage| {
             let lineage = record.lineage;
@@ -643,18 +686,10 @@ impl Inner {
         change: impl Fn(&mut AccountRecord),
     ) -> Result<(), SwapError<E>> {
         self.swap(&self.trees.users, &account.0, |current| {
-            let mut record: AccountRecord = decode(current.unwrap_or_default())?;
+            let mut record: AccountRecord = decode(current.ok_or(StoreError::NoAccount)?)?;
             change(&mut record);
             Ok((Some(encode(&record)?), ()))
         })
-    }
-
-    fn index_expiry(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        if let Some(end) = record.expires_at {
-            let index = expiry_key(end, record.account, record.no);
-            self.trees.key_expiries.insert(index, &[])?;
-        }
-        Ok(())
     }
 
     fn key_called(&self, id: &KeyId) -> Result<(KeyHash, KeyRecord), StoreError> {
@@ -664,33 +699,47 @@ impl Inner {
         Ok((hash, self.key_record(&hash)?.ok_or_else(missing)?))
     }
 
-    /// Refuses to take its managing from the last key of the account that manages keys and does not end.
-    fn keeps_a_manager(
+    /// Refuses to go on if no key but this one manages keys and does not end.
+    fn leaves_a_manager(
         &self,
         users: &AccountRecord,
-        of: &KeyRecord,
-        manages_still: bool,
+        no: KeyNo,
     ) -> Result<(), SwapError<KeyRefusal>> {
-        let is_only_key = users.active.iter().all(|key| key.no == of.no);
-        if manages_still || !(of.manages() || is_only_key) {
-            return Ok(());
-        }
-        for other in users.active.iter().filter(|key| key.no != of.no) {
-            if self
-                .key_record(&other.hash)?
-                .is_some_and(|key| key.manages())
-            {
+        for other in users.active.iter().filter(|key| key.no != no) {
+            let other = self.key_record(&other.hash)?;
+            if other.is_some_and(|key| key.manages()) {
                 return Ok(());
             }
         }
         Err(SwapError::Refused(KeyRefusal::LastManager))
     }
 
-    /// Returns what the key that asks may give away; `None` for an admin, who has no bounds but the plan.
+    /// Makes sure that the account can have one more active key: one whose time has come makes room, whether
+    /// it was swept or not.
+    fn make_room(&self, account: AccountKey, now: Timestamp) -> Result<(), SwapError<KeyRefusal>> {
+        let users = self.account_record(account)?;
+        if users.active.len() < ACTIVE_KEYS_MAX {
+            return Ok(());
+        }
+        for key in &users.active {
+            let record = self.key_record(&key.hash)?;
+            let end = record.and_then(|record| record.expires_at);
+            if let Some(end) = end.filter(|end| *end <= now) {
+                let index = expiry_key(end, account, key.no);
+                self.expire_key(account, key.no, &index, now)?;
+                return Ok(());
+            }
+        }
+        Err(SwapError::Refused(KeyRefusal::LimitReached))
+    }
+
+    /// Returns what the key that asks may give away; an admin, who is none, is bound by the plan alone.
+    ///
+    /// The key is looked at again here, by whoever holds the account alone: it may have been revoked, rotated
+    /// or changed since it was let in.
     fn rights(
         &self,
-        users: &AccountRecord,
-        usage: &Usage,
+        account: AccountKey,
         maker: Option<KeyNo>,
         now: Timestamp,
     ) -> Result<Rights, SwapError<KeyRefusal>> {
@@ -702,24 +751,21 @@ impl Inner {
                 expires_at: None,
             });
         };
-        // Without this a capped key could make an uncapped one while it is being revoked.
-        let revoked = || SwapError::Refused(KeyRefusal::MakerRevoked);
-        let active = users.active.iter().find(|key| key.no == no);
-        let record = self.key_record(&active.ok_or_else(revoked)?.hash)?;
-        let record = record.ok_or_else(revoked)?;
+        let record = self.key_numbered(account, no)?.map(|(_, record)| record);
+        let record = match record {
+            Some(record) if record.revoked.is_none() => record,
+            Some(record) if record.revoked.as_ref().is_some_and(|end| end.expired) => {
+                return Err(SwapError::Refused(KeyRefusal::MakerExpired));
+            }
+            _ => return Err(SwapError::Refused(KeyRefusal::MakerRevoked)),
+        };
         if record.expires_at.is_some_and(|end| end <= now) {
-            return Err(revoked());
+            return Err(SwapError::Refused(KeyRefusal::MakerExpired));
         }
         if !record.scopes_now().contains(Scope::Keys) {
             return Err(SwapError::Refused(KeyRefusal::Beyond(Scope::Keys)));
         }
-        let share = usage.share(record.lineage).ok_or_else(revoked)?;
-        Ok(Rights {
-            scopes: record.scopes,
-            cap: usage.cap_of(share),
-            credits_cap: share.credits_cap,
-            expires_at: record.expires_at,
-        })
+        Ok(Rights::of(&record, &self.usage(account)?))
     }
 
     /// Keeps the counters over all accounts: an account had so many active keys, and has so many now.
@@ -741,87 +787,56 @@ impl Inner {
     }
 }
 
-/// What a new key gets.
-struct Given {
-    scopes: Scopes,
-    cap: Option<Plan>,
-    credits_cap: Option<u64>,
-    expires_at: Option<Timestamp>,
-}
-
 impl Rights {
-    /// Decides what a new key gets. Source: the HTTP contract, `POST /apikey/new`.
-    fn give(&self, key: &NewKey, usage: &Usage) -> Result<Given, KeyRefusal> {
+    /// Returns what a key has.
+    fn of(key: &KeyRecord, usage: &Usage) -> Self {
+        let share = usage.share(key.lineage);
+        Self {
+            scopes: key.scopes,
+            cap: share.and_then(|share| usage.cap_of(share)),
+            credits_cap: share.and_then(|share| share.credits_cap),
+            expires_at: key.expires_at,
+        }
+    }
+
+    /// Decides what a new key gets: what is asked for, and where nothing is, as much as the maker has.
+    fn give(&self, key: &NewKey, usage: &Usage) -> Result<Self, KeyRefusal> {
         let own = self.cap.map_or(usage.plan(), |cap| cap.min(usage.plan()));
-        if key.cap.is_some_and(|plan| plan > own) {
-            return Err(KeyRefusal::AboveOwnPlan(own));
-        }
-        let cap = key.cap.or(self.cap);
-        let plan = cap.map_or(own, |cap| cap.min(own));
-        let most = self.credits_cap.unwrap_or(u64::MAX);
-        if let Some(asked) = key.credits_cap
-            && asked > most.min(plan.credits_per_cycle())
-        {
-            let most = most.min(plan.credits_per_cycle());
-            return Err(KeyRefusal::AboveOwnCredits(most));
-        }
-        let given = Given {
+        let given = Self {
             scopes: key.scopes.unwrap_or(self.scopes),
-            cap,
+            cap: key.cap.or(self.cap),
             credits_cap: key.credits_cap.or(self.credits_cap),
             expires_at: key.expires_at.or(self.expires_at),
         };
         self.cover_scopes(given.scopes)?;
         self.cover_end(given.expires_at)?;
+        if key.cap.is_some_and(|plan| plan > own) {
+            return Err(KeyRefusal::AboveOwnPlan(own));
+        }
+        let plan = given.cap.map_or(own, |cap| cap.min(own));
+        let most = plan.credits_per_cycle();
+        let most = self.credits_cap.map_or(most, |cap| cap.min(most));
+        if key.credits_cap.is_some_and(|asked| asked > most) {
+            return Err(KeyRefusal::AboveOwnCredits(most));
+        }
         Ok(given)
     }
 
-    /// Checks that a key which is given anew, in clear, has no more than the key that asks for it.
-    fn cover(
-        &self,
-        key: &KeyRecord,
-        share: Option<&Share>,
-        usage: &Usage,
-    ) -> Result<(), KeyRefusal> {
-        self.cover_scopes(key.scopes)?;
-        self.cover_end(key.expires_at)?;
+    /// Checks that another key has no more than this one.
+    fn cover(&self, other: &Self) -> Result<(), KeyRefusal> {
+        self.cover_scopes(other.scopes)?;
+        self.cover_end(other.expires_at)?;
         if let Some(own) = self.cap
-            && share
-                .and_then(|share| usage.cap_of(share))
-                .is_none_or(|cap| cap > own)
+            && other.cap.is_none_or(|cap| cap > own)
         {
             return Err(KeyRefusal::AboveOwnPlan(own));
         }
-        self.cover_credits(share.and_then(|share| share.credits_cap))
-    }
-
-    /// Checks what a change adds to a key.
-    fn widen(
-        &self,
-        old: &KeyRecord,
-        old_credits: Option<u64>,
-        new: &KeyRecord,
-        new_credits: Option<u64>,
-    ) -> Result<(), KeyRefusal> {
-        let added = new.scopes.iter().filter(|s| !old.scopes.contains(*s));
-        self.cover_scopes(added.collect())?;
-        let is_longer = match (old.expires_at, new.expires_at) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(old), Some(new)) => new > old,
-        };
-        if is_longer {
-            self.cover_end(new.expires_at)?;
+        match self.most_credits() {
+            Some(own) if other.most_credits().is_none_or(|most| most > own) => {
+                Err(KeyRefusal::AboveOwnCredits(own))
+            }
+            _ => Ok(()),
         }
-        let is_more = match (old_credits, new_credits) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(old), Some(new)) => new > old,
-        };
-        if is_more {
-            self.cover_credits(new_credits)?;
-        }
-        Ok(())
     }
 
     fn cover_scopes(&self, scopes: Scopes) -> Result<(), KeyRefusal> {
@@ -837,13 +852,10 @@ impl Rights {
         }
     }
 
-    fn cover_credits(&self, credits: Option<u64>) -> Result<(), KeyRefusal> {
-        match self.credits_cap {
-            Some(own) if credits.is_none_or(|credits| credits > own) => {
-                Err(KeyRefusal::AboveOwnCredits(own))
-            }
-            _ => Ok(()),
-        }
+    /// The credits of a cycle that a cap of either kind leaves; `None` if the key has none.
+    fn most_credits(&self) -> Option<u64> {
+        let of_plan = self.cap.map(Plan::credits_per_cycle);
+        [of_plan, self.credits_cap].into_iter().flatten().min()
     }
 }
 
@@ -902,16 +914,27 @@ impl NewKey {
     }
 }
 
+/// Returns the account and the number of the key that an entry of the index of keys that end is about.
+fn key_due(key: &[u8]) -> Option<(AccountKey, KeyNo)> {
+    Some((
+        AccountKey(part(key, 8)?),
+        KeyNo::from_be_bytes(part(key, 24)?),
+    ))
+}
+
 fn is_active(key: &KeyRecord, now: Timestamp) -> Result<(), KeyRefusal> {
+    if key.successor.is_some() {
+        return Err(KeyRefusal::Rotated);
+    }
     if key.revoked.is_some() || key.expires_at.is_some_and(|end| end <= now) {
         return Err(KeyRefusal::NotActive);
     }
-    match key.successor {
-        Some(_) => Err(KeyRefusal::Rotated),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn by_of(actor: &Actor) -> String {
     actor.to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,12 +7,12 @@
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::plan::Plan;
-use crate::domain::scope::Scopes;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Payer, Share, Usage};
 
 use super::codec::{decode, encode};
-use super::schema::{KeyRecord, Standing, Trees, account_key_key};
+use super::schema::{KeyRecord, Standing, Trees, account_key_key, expiry_key};
 use super::{Inner, Ordering, Store, StoreError};
 
 /// Most active keys of an account.
@@ -107,6 +107,17 @@ pub struct KeyRow {
     pub share: Share,
 }
 
+impl KeyRow {
+    /// Returns what it may do now: one that was rotated manages no keys.
+    #[must_use]
+    pub const fn scopes_now(&self) -> Scopes {
+        match self.successor {
+            Some(_) => self.scopes.without(Scope::Keys),
+            None => self.scopes,
+        }
+    }
+}
+
 impl Store {
     /// Returns whose key has this hash, and whether it still opens anything. `None` if nobody's.
     ///
@@ -139,10 +150,14 @@ impl Store {
             Some(end) if end.expired => KeyState::Expired(principal),
             Some(_) => KeyState::Revoked(principal),
             None if record.expires_at.is_some_and(|end| end <= now) => KeyState::Expired(principal),
-            None if is_barred()? => match inner.account_record(record.account)?.standing {
-                Standing::Good => KeyState::Active(principal),
-                Standing::Suspended => KeyState::Suspended(principal),
-                Standing::Erasing => KeyState::Revoked(principal),
+            None if is_barred()? => match inner.account_record(record.account) {
+                Ok(account) if account.standing == Standing::Good => KeyState::Active(principal),
+                Ok(account) if account.standing == Standing::Suspended => {
+                    KeyState::Suspended(principal)
+                }
+                // The account is being erased: its keys are nobody's.
+                Ok(_) | Err(StoreError::NoAccount) => return Ok(None),
+                Err(error) => return Err(error),
             },
             None => KeyState::Active(principal),
         }))
@@ -175,7 +190,11 @@ impl Store {
         let Some(record) = inner.key_record(hash)? else {
             return Ok(None);
         };
-        let usage = self.usage(record.account, now)?;
+        let usage = match self.usage(record.account, now) {
+            // Its account is being erased: the key is nobody's.
+            Err(StoreError::NoAccount) => return Ok(None),
+            usage => usage?,
+        };
         inner.key_row(record, &usage, now).map(Some)
     }
 
@@ -305,7 +324,7 @@ fn retired_share(record: &KeyRecord, usage: &Usage) -> Option<Share> {
     Some(share)
 }
 
-/// Writes what finds a key's record: its id, its number.
+/// Writes what finds a key's record: its id, its number, the time of its end.
 pub(super) fn name_key(
     trees: &Trees,
     hash: &KeyHash,
@@ -316,5 +335,15 @@ pub(super) fn name_key(
     trees
         .account_keys
         .insert(account_key_key(record.account, record.no), hash)?;
+    index_expiry(trees, record)
+}
+
+/// Notes when a key ends, for the sweep. An entry that is not true any more stays until its time: the key's
+/// record decides.
+pub(super) fn index_expiry(trees: &Trees, record: &KeyRecord) -> Result<(), StoreError> {
+    if let Some(end) = record.expires_at.filter(|_| record.revoked.is_none()) {
+        let index = expiry_key(end, record.account, record.no);
+        trees.key_expiries.insert(index, &[])?;
+    }
     Ok(())
 }

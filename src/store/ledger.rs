@@ -132,7 +132,7 @@ impl Inner {
         change: impl Fn(&mut Usage) -> T,
     ) -> Result<T, StoreError> {
         self.swap::<_, std::convert::Infallible>(&self.trees.usage, &account.0, |current| {
-            let mut usage: Usage = decode(current.unwrap_or_default())?;
+            let mut usage: Usage = decode(current.ok_or(StoreError::NoAccount)?)?;
             let result = change(&mut usage);
             Ok((Some(encode(&usage)?), result))
         })

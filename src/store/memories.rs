@@ -535,8 +535,9 @@ impl Inner {
     fn recount(&self, account: AccountKey) -> Result<Option<(u64, u64)>, StoreError> {
         let (total, by_key) = self.count_memories(account)?;
         let held_by = |no: KeyNo| by_key.get(&no).copied().unwrap_or(0);
-        self.correct_revoked(account, held_by)?;
+        // Before anything is written: without a usage the account is being erased, and its keys go.
         let before = self.usage(account)?;
+        self.correct_revoked(account, held_by)?;
         let share_agrees = |share: &Share| held_by(share.key_no) == share.held;
         if before.held == total && before.shares.iter().all(share_agrees) {
             return Ok(None);

@@ -17,8 +17,10 @@ mod bulk;
 mod check;
 mod codec;
 mod committer;
+mod compact;
 mod directory;
 mod durable;
+mod erase;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -37,6 +39,7 @@ mod rename;
 mod reopen;
 mod repair;
 mod replays;
+mod residue;
 mod restore;
 mod schema;
 mod sequence;
@@ -70,7 +73,9 @@ pub use backup::{Backup, BackupError, BackupProgress};
 pub use backup_folder::{BackupCause, BackupFolder};
 pub use bulk::{Bulk, BulkAccount, BulkKey, BulkMemory, BulkRevoked, Target, target};
 pub use check::{CheckRefusal, CheckReport, PROBLEMS_LISTED_MAX, Problem, Progress};
+pub use compact::{CompactError, CompactProgress, CompactStep, Compacted, compact};
 pub use directory::{BACKUPS_FOLDER, FORMAT, FileSystem, holds_data};
+pub use erase::{EraseRefusal, Erased, Erasure};
 pub use error::{OpenError, StoreError};
 pub use key_changes::{KeyChange, KeyRefusal, Successor};
 pub use keys::{ACTIVE_KEYS_MAX, KeyRow, KeyState, NewKey, Principal};
@@ -82,12 +87,15 @@ pub use place::{Built, NewTarget, TargetError};
 pub use plans::{ApplyError, PlanInUse, PlanUse};
 pub use reopen::Reopened;
 pub use replays::{Replay, ReplayRefusal};
+pub use residue::{
+    ResidueError, ResidueReport, ResidueStep, ResidueText, ResidueTextError, find_residue,
+};
 pub use restore::{RestoreError, RestoreStep, Restored, restore};
 pub use stats::Stats;
 pub use usage::Debited;
 
 use committer::Committer;
-use directory::DataDirectory;
+use directory::{Contents, DataDirectory};
 use high_water::HighWater;
 use locks::AccountLocks;
 use recovery::OnDamage;
@@ -176,6 +184,8 @@ struct Inner {
     stats: stats::Cache,
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
+    /// Accounts whose erasure somebody is working on.
+    erasing: Mutex<HashSet<AccountKey>>,
     totals: Totals,
     outbox: outbox::Outbox,
     waiting_writes: Semaphore,
@@ -264,7 +274,18 @@ impl Store {
         options: Options,
         damage: OnDamage,
     ) -> Result<(Self, Opened), OpenError> {
-        let (directory, created) = DataDirectory::open(directory)?;
+        let (directory, contents) = DataDirectory::take(directory)?;
+        Self::open_taken(directory, contents, options, damage)
+    }
+
+    /// Opens the store in a directory that is taken already.
+    fn open_taken(
+        directory: DataDirectory,
+        contents: Contents,
+        options: Options,
+        damage: OnDamage,
+    ) -> Result<(Self, Opened), OpenError> {
+        let created = directory.make_ready(contents)?;
         let (directory, alarm) = (Arc::new(directory), Arc::new(Notify::new()));
         if directory.is_unsynced() {
             directory.write_again()?;
@@ -454,6 +475,7 @@ impl Inner {
             catalog,
             stats: stats::Cache::new(),
             audit: Mutex::new(head),
+            erasing: Mutex::default(),
             totals: Totals::default(),
             outbox,
             waiting_writes: Semaphore::new(options.waiting_writes_max),

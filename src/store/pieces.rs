@@ -19,6 +19,8 @@ pub(crate) struct Owner([u8; 33]);
 impl Owner {
     /// What the keys of all pieces of aggregates start with; an account follows.
     pub(super) const STATS_TAG: &[u8] = b"s";
+    /// What the keys of pieces start with; an account follows each.
+    pub(super) const TAGS: [&[u8]; 3] = [b"m", b"r", Self::STATS_TAG];
 
     /// The JSON of a memory, by its key in `memories`.
     pub(super) fn memory(key: [u8; 32]) -> Self {

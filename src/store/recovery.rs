@@ -31,7 +31,7 @@ impl OnDamage {
     /// Returns what was found, or `None` if it is damaged and passed over.
     pub(super) fn judge<T>(self, outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match outcome {
-            Err(StoreError::Corrupt(_)) if self != Self::Stop => Ok(None),
+            Err(StoreError::Corrupt(_) | StoreError::NoAccount) if self != Self::Stop => Ok(None),
             outcome => outcome.map(Some),
         }
     }
@@ -40,7 +40,8 @@ impl OnDamage {
 impl Inner {
     /// Settles every intent. Returns how many writes had to be finished or undone.
     pub(super) fn recover(&self, damage: OnDamage) -> Result<u64, StoreError> {
-        let mut settled = self.recover_keys(damage)?;
+        let mut settled = self.recover_erasures(damage)?;
+        settled = settled.saturating_add(self.recover_keys(damage)?);
         let mut memories = 0u64;
         for entry in &self.trees.usage {
             let (key, bytes) = entry?;

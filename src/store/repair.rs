@@ -265,7 +265,9 @@ impl Repair<'_> {
         };
         let lineage = record.lineage;
         let listed = owner.active.contains(&ActiveKey { no, hash, lineage });
-        let ended = record.revoked.is_some() && usage.share(no).is_none();
+        // The share of a lineage's first key stays while another of it is active.
+        let of_others = owner.active.iter().any(|key| key.lineage == no);
+        let ended = record.revoked.is_some() && (of_others || usage.share(no).is_none());
         Ok(listed || (ended && no < usage.next_key_no))
     }
 

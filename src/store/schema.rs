@@ -11,6 +11,8 @@
 //! | `ledger` | account, number | [`LedgerRow`]: those that left the usage |
 //! | `barred` | account | nothing: accounts whose keys are all refused |
 //! | `key_expiries` | time, account, number | nothing: keys whose time will come |
+//! | `erasures` | account | [`crate::store::erase::ErasureIntent`]: accounts that are being erased |
+//! | `erased_ledger` | random id, number | [`LedgerRow`]: amounts of accounts that were erased |
 //! | `audit` | number | [`AuditRow`]: the audit log, over all accounts |
 //! | `audit_accounts` | account, number | nothing: which rows of the audit log are the account's |
 //! | `memories` | account, id | [`MemoryHead`] |
@@ -60,6 +62,8 @@ pub(crate) struct Trees {
     pub key_expiries: sled::Tree,
     pub audit: sled::Tree,
     pub audit_accounts: sled::Tree,
+    pub erasures: sled::Tree,
+    pub erased_ledger: sled::Tree,
     pub memories: sled::Tree,
     pub pieces: sled::Tree,
     pub replays: sled::Tree,
@@ -87,6 +91,8 @@ impl Trees {
             key_expiries: db.open_tree("key_expiries")?,
             audit: db.open_tree("audit")?,
             audit_accounts: db.open_tree("audit_accounts")?,
+            erasures: db.open_tree("erasures")?,
+            erased_ledger: db.open_tree("erased_ledger")?,
             memories: db.open_tree("memories")?,
             pieces: db.open_tree("pieces")?,
             replays: db.open_tree("replays")?,

@@ -215,6 +215,11 @@ impl Cache {
             .map(|cached| cached.counts.clone())
     }
 
+    /// Drops the counts of an account.
+    pub(super) fn forget(&self, account: AccountKey) {
+        lock(&self.accounts).pop(&account);
+    }
+
     fn listed(&self, account: AccountKey) -> Option<Stats> {
         lock(&self.accounts)
             .get(&account)

@@ -28,6 +28,7 @@ use crate::domain::ledger::{Entry, LedgerRow, amount};
 use crate::domain::memory::MemoryId;
 use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Payer;
 use crate::domain::usage::{KeyNo, Refusal, Usage};
@@ -402,6 +403,119 @@ async fn one_pair_of_keys() {
     );
     let covered = format!("{used} debits by keys, {refused} refused");
     sky.clears("one pair of keys", rounds(), &covered).await;
+}
+
+/// Shows that an account keeps a key that manages keys for ever, whatever its keys do to each other at once,
+/// and that neither rotations nor ends of keys change a counter (I2, I5).
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_managing_key() {
+    let sky = Sky::open();
+    let account = sky.account(0, Plan::PREMIUM).await;
+    let mut done = 0;
+    for round in 0..rounds() / 4 {
+        // Each round is later than the grace of the one before.
+        let now = NOW.plus_seconds(i64::try_from(round).unwrap() * 100);
+        sky.store.sweep_expired_keys(now).await.unwrap();
+        leave(&sky.store, account, 1_000);
+        for n in 0..2 {
+            mint(&sky.store, account, &format!("{n} of round {round}")).await;
+        }
+        let all = sky.store.account(account, now).unwrap().unwrap().keys;
+        let managers: Vec<_> = all
+            .iter()
+            .filter(|key| key.scopes == Scopes::ALL && key.expires_at.is_none())
+            .map(|key| {
+                let inner = sky.store.inner().unwrap();
+                let record = inner.key_record(&hash_of(&inner, &key.id)).unwrap();
+                (record.unwrap().no, key.share.key_no, key.id.clone())
+            })
+            .collect();
+        assert!(managers.len() >= 3, "round {round}");
+        let before = sky.store.usage(account, now).unwrap();
+        let racers = (0..64u64).map(|n| {
+            let store = sky.store.clone();
+            let at = |n: u64| managers[usize::try_from(n).unwrap() % managers.len()].clone();
+            let ((by, lineage, _), (_, _, id)) = (at(n), at(n / 3 + round));
+            async move {
+                let cause = Cause::service();
+                let change = |change| {
+                    let store = store.clone();
+                    let (id, cause) = (id.clone(), cause.clone());
+                    async move {
+                        let changed = store.change_key(account, &id, change, Some(by), now, cause);
+                        changed.await.map(drop)
+                    }
+                };
+                let outcome = match (n + round) % 5 {
+                    0 => store
+                        .revoke_key(account, &id, false, now, cause)
+                        .await
+                        .map(drop),
+                    1 => {
+                        let scopes = [Scope::MemoryRead].into_iter().collect();
+                        let reads = KeyChange {
+                            scopes: Some(scopes),
+                            ..KeyChange::default()
+                        };
+                        change(reads).await
+                    }
+                    2 => {
+                        let ends = KeyChange {
+                            expires_at: Some(Some(now.plus_seconds(60))),
+                            ..KeyChange::default()
+                        };
+                        change(ends).await
+                    }
+                    3 => {
+                        let key = new_key(&format!("{n} comes after in round {round}"));
+                        let successor = Successor {
+                            hash: key.hash,
+                            id: key.id,
+                            masked: key.masked,
+                            grace_seconds: if n % 2 == 0 { 0 } else { 60 },
+                        };
+                        let by = Some(by);
+                        let rotated = store.rotate_key(account, &id, successor, by, now, cause);
+                        rotated.await.map(drop)
+                    }
+                    _ => {
+                        let payer = Payer {
+                            key_no: by,
+                            lineage,
+                        };
+                        let read = (Operation::ReadMemory, 1);
+                        return match store.debit(account, payer, read, now).await {
+                            Ok(_) => (1, 0),
+                            Err(OpError::Refused(Refusal::KeyRevoked)) => (0, 0),
+                            Err(error) => panic!("{error}"),
+                        };
+                    }
+                };
+                match outcome {
+                    Ok(()) => (0, 1),
+                    Err(OpError::Refused(_)) => (0, 0),
+                    Err(OpError::Store(error)) => panic!("{error}"),
+                }
+            }
+        });
+        let said = race(racers.collect()).await;
+        let row = sky.store.account(account, now).unwrap().unwrap();
+        let manages = |key: &&KeyRow| {
+            key.scopes.contains(Scope::Keys) && key.expires_at.is_none() && key.successor.is_none()
+        };
+        assert_ne!(row.keys.iter().filter(manages).count(), 0, "round {round}");
+        let paid: u64 = said.iter().map(|(paid, _)| paid).sum();
+        assert_eq!(row.usage.used - before.used, paid, "round {round}");
+        assert_eq!(row.usage.granted, before.granted, "round {round}");
+        done += said.iter().map(|(_, done)| done).sum::<u64>();
+    }
+    assert!(done >= rounds() / 4, "little was done: {done}");
+    let covered = format!("{done} keys revoked, changed and rotated");
+    sky.clears("one managing key", rounds() / 4, &covered).await;
+}
+
+fn hash_of(inner: &Inner, id: &KeyId) -> crate::domain::key::KeyHash {
+    decode(&inner.trees.key_ids.get(id.as_str()).unwrap().unwrap()).unwrap()
 }
 
 /// Shows that one e-mail is one account, and that nothing of the others is left.

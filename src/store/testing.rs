@@ -101,6 +101,53 @@ pub(super) async fn sign_up(
     account
 }
 
+/// Adds a memory whose input is a text, and no recorded answer.
+pub(super) async fn add_text(store: &Store, account: AccountKey, n: u64, input: &str) -> MemoryId {
+    let id = MemoryId::new(NOW.millis() + n, 1 << 60);
+    let json = serde_json::json!({
+        "topic": "t", "type": "k", "input": input, "output": "o", "success": true, "category": "c",
+    });
+    let memory = NewMemory::parse(Object::parse(json.to_string().as_bytes()).unwrap()).unwrap();
+    let rows = store.keys(account, NOW).unwrap();
+    let add = AddMemory {
+        account,
+        payer: Payer::first(1),
+        key_id: rows[0].id.as_str(),
+        memory: &memory,
+        id,
+        cost: 2,
+        now: NOW,
+        replay: None,
+    };
+    let respond = |_: &crate::store::Added| String::new();
+    store.add_memory(add, respond).await.unwrap();
+    id
+}
+
+/// Copies a directory as it is, whoever writes to it.
+pub(super) fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
+    use std::fs;
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_directory(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// Closes a store once nothing else has it: an add may have left a task behind that saves aggregates.
+pub(super) async fn close(store: Store) {
+    let inner = store.inner().unwrap();
+    while std::sync::Arc::strong_count(&inner) > 2 {
+        tokio::task::yield_now().await;
+        std::thread::yield_now();
+    }
+}
+
 /// A key of an account as the cause of something, or `admin`.
 pub(super) fn by(name: &str) -> Cause {
     let actor = match name {

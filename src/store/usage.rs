@@ -117,7 +117,22 @@ impl Store {
 impl Inner {
     pub(super) fn usage(&self, account: AccountKey) -> Result<Usage, StoreError> {
         let bytes = self.trees.usage.get(account.0)?;
-        decode_usage(&bytes.ok_or_else(|| no_usage(account))?, self.plans)
+        match bytes {
+            Some(bytes) => decode_usage(&bytes, self.plans),
+            None => Err(self.no_usage(account)),
+        }
+    }
+
+    /// Returns why an account has no usage: it was erased, or a record of it is lost.
+    fn no_usage(&self, account: AccountKey) -> StoreError {
+        match self.trees.users.contains_key(account.0) {
+            Ok(false) => StoreError::NoAccount,
+            Ok(true) => {
+                let id = account.anonymous_id();
+                StoreError::Corrupt(format!("{id} has no usage record"))
+            }
+            Err(error) => error.into(),
+        }
     }
 
     /// Changes an account's usage in one swap, and drops the intents of writes that are complete. What the
@@ -130,7 +145,9 @@ impl Inner {
         let mut settled = Vec::new();
         let (mut cycle, mut rows_due, mut has_events) = (None, false, false);
         let result = self.swap(&self.trees.usage, &account.0, |current| {
-            let current = current.ok_or_else(|| no_usage(account))?;
+            let Some(current) = current else {
+                return Err(self.no_usage(account).into());
+            };
             let mut usage = decode_usage(current, self.plans)?;
             settled.clear();
             settled.extend(
@@ -226,10 +243,6 @@ pub(super) fn never_refused<E: std::error::Error>(error: OpError<E>) -> StoreErr
         OpError::Store(error) => error,
         OpError::Refused(refusal) => StoreError::Corrupt(refusal.to_string()),
     }
-}
-
-fn no_usage(account: AccountKey) -> StoreError {
-    StoreError::Corrupt(format!("{} has no usage record", account.anonymous_id()))
 }
 
 #[cfg(test)]

@@ -210,7 +210,10 @@ async fn login_says_who_a_key_is() {
                     "description": "Initial account creation",
                     "created_at": "2026-01-15T12:00:00.000000+00:00", "last_activity": null,
                     "status": "active", "is_current": true, "credits_remaining": 10_000,
-                    "credits_used_this_cycle": 0, "memory_count": 0,
+                    "credits_used_this_cycle": 0, "memory_count": 0, "plan_cap": null,
+                    "scopes": ["memory:read", "memory:write", "keys", "account"],
+                    "credits_per_cycle": null, "expires_at": null, "rotated_to": null,
+                    "ended_at": null,
                 }
             })
         );

@@ -266,7 +266,7 @@ fn seconds<T>(work: impl FnOnce() -> T) -> (T, f64) {
 #[expect(clippy::print_stdout, reason = "the figures")]
 async fn figures() {
     // The README's figures: time and size of a backup and a restore of 200,000 memories, the longest wait for
-    // a debit meanwhile, and what a restore gives back after a mass deletion.
+    // a debit meanwhile, and what a restore and a compaction give back after a mass deletion.
     let memories = 200_000;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = |name: &str| -> PathBuf { folder.path().join(name) };
@@ -337,6 +337,14 @@ async fn figures() {
         mib(before),
         mib(size(&after)),
         second.contents.memories
+    ));
+    let go_on = &mut |_, _, _| std::ops::ControlFlow::Continue(());
+    let compact = || store::compact(&path("data"), StoreOptions::default(), go_on).unwrap();
+    let (compacted, took) = seconds(compact);
+    report(format!(
+        "compacted in {took:.2} s: {} before, {} after",
+        mib(compacted.before_bytes),
+        mib(compacted.after_bytes)
     ));
 }
 

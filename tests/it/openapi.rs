@@ -819,6 +819,77 @@ async fn key_routes(c: &mut Conversation, key: &str, key_id: &str) {
         .await;
     let own = format!("/apikey/{key_id}");
     c.send(revoke, 400, &own, keyed(key)).await;
+    key_changes(c, key, &own, &theirs).await;
+}
+
+async fn key_changes(c: &mut Conversation, key: &str, own: &str, theirs: &str) {
+    let who = (Method::GET, "/whoami");
+    c.send(who.clone(), 200, "/whoami", keyed(key)).await;
+    c.send(who, 401, "/whoami", |r| r).await;
+    let new = (Method::POST, "/apikey/new");
+    let body = json!({"scopes": ["memory:read", "keys"], "credits_per_cycle": 9,
+        "expires_at": "9999-12-31T23:59:59Z"});
+    let made = c
+        .send(new.clone(), 201, "/apikey/new", |r| {
+            keyed(key)(r).json(&body)
+        })
+        .await;
+    let small = made.text("/api_key");
+    let id = format!("/apikey/{}", made.text("/key_id"));
+    for (status, body) in [
+        (403, json!({"scopes": ["account"]})),
+        (409, json!({"expires_at": "9999-12-31T23:59:59.1Z"})),
+        (409, json!({"credits_per_cycle": 10})),
+    ] {
+        c.send(new.clone(), status, "/apikey/new", |r| {
+            keyed(&small)(r).json(&body)
+        })
+        .await;
+    }
+    let change = (Method::PATCH, "/apikey/{key}");
+    for (status, path, body) in [
+        (
+            200,
+            id.as_str(),
+            json!({"description": "small", "credits_per_cycle": 5}),
+        ),
+        (200, id.as_str(), json!({"credits_per_cycle": 9})),
+        (400, id.as_str(), json!({})),
+        (403, theirs, json!({"description": "mine"})),
+        (
+            404,
+            "/apikey/key_000000000000",
+            json!({"description": "mine"}),
+        ),
+        (409, own, json!({"scopes": ["memory:read"]})),
+    ] {
+        c.send(change.clone(), status, path, |r| keyed(key)(r).json(&body))
+            .await;
+    }
+    c.send(change.clone(), 200, &id, |r| {
+        admin(r).json(&json!({"expires_at": null}))
+    })
+    .await;
+    let rotate = (Method::POST, "/apikey/{key}/rotate");
+    let path = format!("{id}/rotate");
+    let grace = |seconds: u64| json!({ "grace_seconds": seconds });
+    c.send(rotate.clone(), 400, &path, |r| {
+        keyed(key)(r).json(&grace(604_801))
+    })
+    .await;
+    let stronger = format!("{own}/rotate");
+    c.send(rotate.clone(), 403, &stronger, keyed(&small)).await;
+    let next = c.send(rotate.clone(), 201, &path, keyed(key)).await;
+    c.send(rotate.clone(), 409, &path, keyed(key)).await;
+    c.send(rotate.clone(), 403, &path, keyed(&small)).await;
+    c.send((Method::GET, "/whoami"), 200, "/whoami", keyed(&small))
+        .await;
+    let path = format!("/apikey/{}/rotate", next.text("/key_id"));
+    c.send(rotate, 201, &path, |r| admin(r).json(&grace(0)))
+        .await;
+    let all = "/apikey/list?status=all";
+    c.send((Method::GET, "/apikey/list"), 200, all, keyed(key))
+        .await;
 }
 
 async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
@@ -881,10 +952,61 @@ async fn admin_routes(c: &mut Conversation, key: &str, key_id: &str) {
     assert_eq!(found.body["sound"], true);
     c.send(check, 403, path, keyed(key)).await;
 
+    let audit = (Method::GET, "/admin/audit");
+    for (status, query) in [
+        (200, "?limit=100"),
+        (
+            200,
+            "?limit=1&account=ada@example.com&from=2026-01-31T09:15:00Z",
+        ),
+        (400, "?from=then"),
+        (400, "?cursor=x"),
+        (404, "?account=nobody"),
+    ] {
+        let path = format!("/admin/audit{query}");
+        c.send(audit.clone(), status, &path, admin).await;
+    }
+    c.send(audit, 403, "/admin/audit", |r| r).await;
+
     let webhooks = (Method::GET, "/admin/webhooks");
     let path = "/admin/webhooks";
     c.send(webhooks.clone(), 200, path, admin).await;
     c.send(webhooks, 403, path, keyed(key)).await;
+    erasure_routes(c, key).await;
+}
+
+async fn erasure_routes(c: &mut Conversation, key: &str) {
+    let own = (Method::DELETE, "/account");
+    let (gone, _) = c.sign_up("gone@example.com", "Free").await;
+    let right = json!({"confirm": "gone@example.com"});
+    for (status, key, body) in [
+        (400, gone.as_str(), json!({"confirm": "ada@example.com"})),
+        (400, gone.as_str(), json!({})),
+        (400, key, right.clone()),
+        (401, "nobody's-key-0123456789", right.clone()),
+        (200, gone.as_str(), right.clone()),
+        (401, gone.as_str(), right),
+    ] {
+        c.send(own.clone(), status, "/account", |r| {
+            keyed(key)(r).json(&body)
+        })
+        .await;
+    }
+    let user = (Method::DELETE, "/admin/user/{key}");
+    let path = "/admin/user/new@example.com";
+    let right = json!({"confirm": "new@example.com", "reason": "ticket 4711"});
+    for (status, path, body) in [
+        (400, path, json!({"confirm": "new@example.com"})),
+        (400, path, json!({"confirm": "x", "reason": "r"})),
+        (404, "/admin/user/nobody", right.clone()),
+        (200, path, right.clone()),
+        (404, path, right.clone()),
+    ] {
+        c.send(user.clone(), status, path, |r| admin(r).json(&body))
+            .await;
+    }
+    c.send(user, 403, path, |r| keyed(key)(r).json(&right))
+        .await;
 }
 
 async fn admin_user_routes(c: &mut Conversation, key: &str, key_id: &str) {

@@ -9,25 +9,29 @@ use crate::harness::{Actor, Answer, Server, assert_fields, assert_time, memory};
 /// Every method that some route takes.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// Every path, with the methods it takes, as `Allow` tells them.
-const PATHS: [(&str, &str); 21] = [
+const PATHS: [(&str, &str); 25] = [
     ("/", "GET, HEAD, OPTIONS"),
     ("/health", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
     ("/signup", "POST, OPTIONS"),
     ("/login", "POST, OPTIONS"),
+    ("/whoami", "GET, HEAD, OPTIONS"),
     ("/credits", "GET, HEAD, OPTIONS"),
     ("/credits/history", "GET, HEAD, OPTIONS"),
     ("/credits/statement", "GET, HEAD, OPTIONS"),
     ("/admin/user/x/history", "GET, HEAD, OPTIONS"),
     ("/admin/user/x/statement", "GET, HEAD, OPTIONS"),
+    ("/account", "DELETE, OPTIONS"),
     ("/apikey/new", "POST, OPTIONS"),
     ("/apikey/list", "GET, HEAD, OPTIONS"),
-    ("/apikey/some-key", "DELETE, OPTIONS"),
+    ("/apikey/some-key", "PATCH, DELETE, OPTIONS"),
+    ("/apikey/some-key/rotate", "POST, OPTIONS"),
     ("/memory", "GET, HEAD, POST, OPTIONS"),
     ("/memory/some-id", "GET, HEAD, PATCH, DELETE, OPTIONS"),
     ("/stats", "GET, HEAD, OPTIONS"),
     ("/gpt-status", "GET, HEAD, OPTIONS"),
     ("/admin/users", "GET, HEAD, OPTIONS"),
+    ("/admin/user/some-key", "GET, HEAD, DELETE, OPTIONS"),
     ("/admin/user/some-key/plan", "PUT, OPTIONS"),
     ("/admin/sync-memory-counts", "POST, OPTIONS"),
     ("/admin/backup", "POST, OPTIONS"),
@@ -47,7 +51,7 @@ const UNKNOWN: [&str; 16] = [
     "/apikey/",
     "/apikey/a/b",
     "/admin",
-    "/admin/user/a",
+    "/admin/user/a/b",
     "/admin/user//plan",
     "/admin/user/a/plan/",
 ];
@@ -517,6 +521,11 @@ async fn names_in_paths_are_percent_decoded() {
             .await
             .bad_field("id");
         bo.delete(&format!("/apikey/{name}")).await.bad_field("key");
+        let key = format!("/apikey/{name}");
+        bo.patch(&key, &json!({})).await.bad_field("key");
+        bo.post(&format!("{key}/rotate"), &json!({}))
+            .await
+            .bad_field("key");
         let path = format!("/admin/user/{name}/plan");
         admin.put(&path, &plan).await.bad_field("key");
     }

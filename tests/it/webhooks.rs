@@ -188,6 +188,29 @@ async fn what_is_not_taken_is_sent_again() {
     assert_eq!(status["last_success"], "2026-01-15T12:00:00.000000+00:00");
 }
 
+// Shows that what waits of an account that was erased is sent still, and names it by no address any more.
+#[tokio::test]
+async fn events_of_an_erased_account_name_no_address() {
+    let mut says = vec![Say::Status(500); 40];
+    says.push(Say::Status(200));
+    let receiver = Receiver::new(says);
+    let server = spawn(to(&[receiver.url()])).await;
+    let bo = server.account_of("bo@example.com", Plan::FREE).await;
+    let body = json!({"confirm": "bo@example.com"}).to_string();
+    let actor = bo.with("content-type", "application/json");
+    let erased = actor.send(http::Method::DELETE, "/account", body).await;
+    assert_eq!(erased.status, 200, "{}", erased.json);
+    let before = receiver.hooks().len();
+    status_when(&server, |status| status["pending"] == 0).await;
+    let hooks = receiver.hooks();
+    assert!(
+        before < hooks.len() - 1,
+        "all was sent before it was erased"
+    );
+    let last = &hooks[hooks.len() - 1].text;
+    assert!(last.contains("acct_") && !last.contains('@'), "{last}");
+}
+
 // Shows that the waits are kept: before the 10 s nothing is sent, also by a server that was started anew.
 #[tokio::test]
 async fn waits_outlive_a_restart() {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use memoryos::domain::plan::{Plan, PlanNo};
+use memoryos::domain::scope::Scopes;
 use memoryos::domain::time::Timestamp;
 use memoryos::domain::usage::Balance;
 use memoryos::domain::webhook::EndpointId;
@@ -67,6 +68,11 @@ pub(crate) struct Row {
     description: String,
     created: Micros,
     revoked: Option<Micros>,
+    expired: bool,
+    expires: Option<Micros>,
+    scopes: Scopes,
+    successor: Option<String>,
+    credits: Option<u64>,
     cap: Option<PlanNo>,
     used: u64,
     ever: u64,
@@ -81,6 +87,11 @@ pub(crate) fn row(key: &KeyRow) -> Row {
         description: key.description.clone(),
         created: key.created_at.micros(),
         revoked: key.ended_at.map(Timestamp::micros),
+        expired: key.expired,
+        expires: key.expires_at.map(Timestamp::micros),
+        scopes: key.scopes,
+        successor: key.successor.as_ref().map(ToString::to_string),
+        credits: key.share.credits_cap,
         cap: key.share.cap,
         used: key.share.used,
         ever: key.share.used_ever,
@@ -90,18 +101,23 @@ pub(crate) fn row(key: &KeyRow) -> Row {
 }
 
 pub(crate) fn key_row(account: &Account, at: usize, now: Micros) -> Row {
-    let key = &account.keys[at];
+    let (key, first) = (&account.keys[at], account.first(at));
     Row {
         id: key.id.clone(),
         masked: masked(&key.secret),
         description: key.description.to_owned(),
         created: key.created,
-        revoked: key.revoked,
-        cap: key.cap.map(Plan::no),
+        revoked: key.ended(now),
+        expired: key.expired || (key.revoked.is_none() && key.ended(now).is_some()),
+        expires: key.expires,
+        scopes: key.scopes,
+        successor: key.successor.clone(),
+        credits: first.credits,
+        cap: first.cap.map(Plan::no),
         used: account.used(at, now),
-        ever: key.spent.ever,
+        ever: first.spent.ever,
         held: account.held(at),
-        last: key.spent.last,
+        last: first.spent.last,
     }
 }
 
@@ -233,7 +249,7 @@ async fn events(store: &Store, model: &Model) -> Result<(), String> {
     let mut expected = Vec::new();
     for key in model.accounts.iter().flat_map(|account| &account.keys) {
         expected.push(("key.created".to_owned(), key.id.clone()));
-        if key.revoked.is_some() {
+        if key.revoked.is_some() && !key.expired {
             expected.push(("key.revoked".to_owned(), key.id.clone()));
         }
     }

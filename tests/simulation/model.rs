@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use memoryos::domain::account::AccountKey;
 use memoryos::domain::plan::Plan;
+use memoryos::domain::scope::{Scope, Scopes};
 use serde_json::{Map, Value};
 
 use crate::calendar::{DAY, Micros, cycle, months_after, text};
@@ -44,6 +45,13 @@ pub(crate) enum Refused {
     AbovePlan(Plan),
     TooManyKeys,
     LastKey,
+    Expired,
+    Lacks(Scope),
+    Outlives(Micros),
+    AboveCredits(u64),
+    Rotated,
+    NotActive,
+    LastManager,
     Suspended,
     TooFew(u64),
     /// What the service may never say here.
@@ -106,16 +114,97 @@ pub(crate) struct Key {
     pub secret: String,
     pub id: String,
     pub description: &'static str,
-    pub cap: Option<Plan>,
     pub created: Micros,
-    pub revoked: Option<Micros>,
+    /// The first of the keys that were rotated into each other up to this one: it has what follows for all.
+    pub lineage: usize,
+    pub cap: Option<Plan>,
+    pub credits: Option<u64>,
     pub spent: Spent,
+    // Of each key itself:
+    pub scopes: Scopes,
+    pub expires: Option<Micros>,
+    pub successor: Option<String>,
+    /// When it was revoked, or ended by a sweep.
+    pub revoked: Option<Micros>,
+    /// Whether it was a sweep.
+    pub expired: bool,
+}
+
+impl Key {
+    /// When it ended, if it has, swept or not.
+    pub(crate) fn ended(&self, now: Micros) -> Option<Micros> {
+        self.revoked.or(self.expires.filter(|end| *end <= now))
+    }
+
+    /// Whether it manages keys and goes on doing so.
+    fn manages(&self) -> bool {
+        self.successor.is_none()
+            && self.scopes.contains(Scope::Keys)
+            && self.expires.is_none()
+            && self.revoked.is_none()
+    }
+}
+
+/// What a key has and can give away.
+#[derive(Clone, Debug)]
+struct Rights {
+    scopes: Scopes,
+    expires: Option<Micros>,
+    cap: Option<Plan>,
+    credits: Option<u64>,
+}
+
+impl Rights {
+    /// The least of both caps on credits.
+    fn most(&self) -> u64 {
+        let plan = self.cap.map_or(u64::MAX, |plan| terms(plan).0);
+        plan.min(self.credits.unwrap_or(u64::MAX))
+    }
+
+    fn covers(&self, other: &Self) -> Result<(), Refused> {
+        if let Some(scope) = other.scopes.iter().find(|s| !self.scopes.contains(*s)) {
+            return Err(Refused::Lacks(scope));
+        }
+        if let Some(end) = self.expires
+            && other.expires.unwrap_or(Micros::MAX) > end
+        {
+            return Err(Refused::Outlives(end));
+        }
+        if let Some(cap) = self.cap
+            && other.cap.is_none_or(|plan| plan > cap)
+        {
+            return Err(Refused::AbovePlan(cap));
+        }
+        if other.most() > self.most() {
+            return Err(Refused::AboveCredits(self.most()));
+        }
+        Ok(())
+    }
+}
+
+/// What is asked of a new key, or to be changed of one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    pub plan: Option<Plan>,
+    pub scopes: Option<Scopes>,
+    pub expires: Option<Option<Micros>>,
+    pub credits: Option<Option<u64>>,
+    pub description: Option<&'static str>,
+}
+
+/// What a new key gets.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    pub cap: Option<Plan>,
+    pub credits: Option<u64>,
+    pub scopes: Scopes,
+    pub expires: Option<Micros>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     pub id: String,
-    /// Which key stored it.
+    /// Which key stored it: the first of its lineage.
     pub key: usize,
     pub entry: Value,
 }
@@ -159,13 +248,50 @@ impl Account {
         self.keys.iter().filter(|key| key.revoked.is_none()).count()
     }
 
+    /// Whether a key, or one of its lineage, still counts for the account.
+    fn alive(&self, key: usize) -> bool {
+        let lineage = self.keys[key].lineage;
+        let mut keys = self.keys.iter();
+        keys.any(|key| key.lineage == lineage && key.revoked.is_none())
+    }
+
+    /// How many lineages are alive.
+    pub(crate) fn lineages(&self) -> usize {
+        let first = |at: &usize| self.keys[*at].lineage == *at;
+        let firsts = (0..self.keys.len()).filter(first);
+        firsts.filter(|at| self.alive(*at)).count()
+    }
+
+    /// Whether a key manages keys and goes on doing so.
+    pub(crate) fn managed(&self) -> bool {
+        self.keys.iter().any(Key::manages)
+    }
+
+    pub(crate) fn active_at(&self, now: Micros) -> usize {
+        self.keys
+            .iter()
+            .filter(|key| key.ended(now).is_none())
+            .count()
+    }
+
     pub(crate) fn held(&self, key: usize) -> u64 {
+        let key = self.keys[key].lineage;
         self.memories.iter().filter(|m| m.key == key).count() as u64
+    }
+
+    /// The first key of a key's lineage.
+    pub(crate) fn first(&self, key: usize) -> &Key {
+        &self.keys[self.keys[key].lineage]
+    }
+
+    fn first_mut(&mut self, key: usize) -> &mut Key {
+        let lineage = self.keys[key].lineage;
+        &mut self.keys[lineage]
     }
 
     /// What a key has spent in the account's cycle as of `now`.
     pub(crate) fn used(&self, key: usize, now: Micros) -> u64 {
-        let spent = self.keys[key].spent;
+        let spent = self.first(key).spent;
         if spent.cycle == self.money.rolled(now).cycle {
             spent.used
         } else {
@@ -190,27 +316,28 @@ impl Account {
             reset: money.end(),
             capped: false,
         };
-        let Some(cap) = self.keys[key].cap else {
-            return account;
-        };
-        let plan = cap.min(money.plan);
-        let (limit, room) = terms(plan);
+        let first = self.first(key);
         let (used, held) = (self.used(key, now), self.held(key));
-        Numbers {
-            plan,
-            limit,
-            remaining: limit.saturating_sub(used).min(account.remaining),
-            used,
-            room,
-            held,
-            free: room.saturating_sub(held).min(account.free),
-            capped: true,
-            ..account
+        let mut numbers = account.clone();
+        if let Some(cap) = first.cap {
+            numbers.plan = cap.min(money.plan);
+            (numbers.limit, numbers.room) = terms(numbers.plan);
+            numbers.held = held;
+            numbers.free = numbers.room.saturating_sub(held).min(account.free);
         }
+        if let Some(credits) = first.credits {
+            numbers.limit = numbers.limit.min(credits);
+        }
+        if first.cap.is_some() || first.credits.is_some() {
+            let left = numbers.limit.saturating_sub(used);
+            numbers.remaining = left.min(account.remaining);
+            (numbers.used, numbers.capped) = (used, true);
+        }
+        numbers
     }
 
     pub(crate) fn affordable(&self, key: usize, cost: u64, now: Micros) -> Result<(), Refused> {
-        if self.keys[key].revoked.is_some() {
+        if !self.alive(key) {
             return Err(Refused::Revoked);
         }
         let numbers = self.numbers(key, now);
@@ -226,8 +353,9 @@ impl Account {
         self.touch(key, now);
         self.money.used += cost;
         self.money.ever += cost;
-        let spent = &mut self.keys[key].spent;
-        (spent.cycle, spent.used) = (self.money.cycle, used + cost);
+        let cycle = self.money.cycle;
+        let spent = &mut self.first_mut(key).spent;
+        (spent.cycle, spent.used) = (cycle, used + cost);
         spent.ever += cost;
         Ok(self.numbers(key, now))
     }
@@ -236,7 +364,7 @@ impl Account {
     pub(crate) fn touch(&mut self, key: usize, now: Micros) {
         self.money = self.money.rolled(now);
         self.money.last = Some(now);
-        self.keys[key].spent.last = Some(now);
+        self.first_mut(key).spent.last = Some(now);
     }
 
     /// Adds a memory that was given `id`. Returns it, and the numbers after it.
@@ -260,7 +388,7 @@ impl Account {
         let entry = Value::Object(entry);
         let memory = Memory {
             id: id.to_owned(),
-            key,
+            key: self.keys[key].lineage,
             entry: entry.clone(),
         };
         self.memories.push(memory);
@@ -323,7 +451,7 @@ impl Account {
 
     pub(crate) fn delete(&mut self, key: usize, id: &str, now: Micros) -> Result<Numbers, Refused> {
         let at = self.find(id)?;
-        if self.keys[key].revoked.is_some() {
+        if !self.alive(key) {
             return Err(Refused::Revoked);
         }
         self.memories.remove(at);
@@ -346,24 +474,174 @@ impl Account {
         before
     }
 
-    /// What a new key is capped by: `maker` is a key of the account, or nobody for the admin.
-    pub(crate) fn cap(
-        &self,
+    fn rights_of(&self, key: usize) -> Rights {
+        let (own, first) = (&self.keys[key], self.first(key));
+        Rights {
+            scopes: own.scopes,
+            expires: own.expires,
+            cap: first.cap,
+            credits: first.credits,
+        }
+    }
+
+    /// What whoever asks can give: a key of the account, or nobody for the admin.
+    fn rights(&self, by: Option<usize>, now: Micros) -> Result<Rights, Refused> {
+        let Some(by) = by else {
+            return Ok(Rights {
+                scopes: Scopes::ALL,
+                expires: None,
+                cap: None,
+                credits: None,
+            });
+        };
+        let key = &self.keys[by];
+        match key.revoked {
+            Some(_) if !key.expired => return Err(Refused::Revoked),
+            _ if key.ended(now).is_some() => return Err(Refused::Expired),
+            _ => {}
+        }
+        if key.successor.is_some() || !key.scopes.contains(Scope::Keys) {
+            return Err(Refused::Lacks(Scope::Keys));
+        }
+        Ok(self.rights_of(by))
+    }
+
+    /// Decides what a new key gets.
+    pub(crate) fn give(
+        &mut self,
         maker: Option<usize>,
-        asked: Option<Plan>,
-    ) -> Result<Option<Plan>, Refused> {
-        if maker.is_some_and(|key| self.keys[key].revoked.is_some()) {
-            return Err(Refused::Revoked);
+        asked: &Asked,
+        now: Micros,
+    ) -> Result<Given, Refused> {
+        let own = self.rights(maker, now)?;
+        let wanted = Rights {
+            scopes: asked.scopes.unwrap_or(own.scopes),
+            expires: asked.expires.flatten().or(own.expires),
+            cap: own.cap,
+            credits: own.credits,
+        };
+        own.covers(&wanted)?;
+        let plan = own
+            .cap
+            .map_or(self.money.plan, |cap| cap.min(self.money.plan));
+        if asked.plan.is_some_and(|asked| asked > plan) {
+            return Err(Refused::AbovePlan(plan));
         }
-        let makers = maker.and_then(|key| self.keys[key].cap);
-        let own = makers.map_or(self.money.plan, |cap| cap.min(self.money.plan));
-        if asked.is_some_and(|plan| plan > own) {
-            return Err(Refused::AbovePlan(own));
+        let cap = asked.plan.or(own.cap);
+        let credits = asked.credits.flatten();
+        let most = terms(cap.map_or(plan, |cap| cap.min(plan))).0;
+        let most = most.min(own.credits.unwrap_or(most));
+        if credits.is_some_and(|credits| credits > most) {
+            return Err(Refused::AboveCredits(most));
         }
-        if self.active() >= KEYS_MAX {
-            return Err(Refused::TooManyKeys);
+        self.make_room(now)?;
+        Ok(Given {
+            cap,
+            credits: credits.or(own.credits),
+            scopes: wanted.scopes,
+            expires: wanted.expires,
+        })
+    }
+
+    /// The key that would make room for another, if room must be made.
+    pub(crate) fn makes_room(&self, now: Micros) -> Option<usize> {
+        let over = |key: &Key| key.revoked.is_none() && key.ended(now).is_some();
+        let full = self.active() >= KEYS_MAX;
+        self.keys.iter().position(over).filter(|_| full)
+    }
+
+    fn make_room(&mut self, now: Micros) -> Result<(), Refused> {
+        if self.active() < KEYS_MAX {
+            return Ok(());
         }
-        Ok(asked.or(makers))
+        let over = self.makes_room(now).ok_or(Refused::TooManyKeys)?;
+        self.expire(over);
+        Ok(())
+    }
+
+    /// Ends a key whose time has come.
+    pub(crate) fn expire(&mut self, key: usize) {
+        let key = &mut self.keys[key];
+        (key.revoked, key.expired) = (key.expires, true);
+    }
+
+    /// The key that is addressed, if it can be changed or rotated.
+    fn target(&self, key: usize, now: Micros) -> Result<&Key, Refused> {
+        match &self.keys[key] {
+            key if key.successor.is_some() => Err(Refused::Rotated),
+            key if key.ended(now).is_some() => Err(Refused::NotActive),
+            key => Ok(key),
+        }
+    }
+
+    /// Rotates a key, whose successor is to be entered then.
+    pub(crate) fn rotate(
+        &mut self,
+        by: Option<usize>,
+        key: usize,
+        grace: u32,
+        now: Micros,
+    ) -> Result<(), Refused> {
+        let own = self.rights(by, now)?;
+        self.target(key, now)?;
+        own.covers(&self.rights_of(key))?;
+        if grace > 0 {
+            self.make_room(now)?;
+        }
+        let until = now + Micros::from(grace) * crate::calendar::SECOND;
+        let old = self.keys[key].clone();
+        self.keys.push(Key {
+            created: now,
+            ..old.clone()
+        });
+        if grace == 0 {
+            self.keys[key].revoked = Some(now);
+        } else {
+            self.keys[key].expires = Some(old.expires.map_or(until, |end| end.min(until)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn change_key(
+        &mut self,
+        by: Option<usize>,
+        key: usize,
+        asked: &Asked,
+        now: Micros,
+    ) -> Result<(), Refused> {
+        let own = self.rights(by, now)?;
+        let managed = self.target(key, now)?.manages();
+        let has = self.rights_of(key);
+        let gets = Rights {
+            scopes: asked.scopes.unwrap_or(has.scopes),
+            expires: asked.expires.unwrap_or(has.expires),
+            credits: asked.credits.unwrap_or(has.credits),
+            cap: has.cap,
+        };
+        if has.covers(&gets).is_err() {
+            own.covers(&gets)?;
+        }
+        let plan = has
+            .cap
+            .map_or(self.money.plan, |cap| cap.min(self.money.plan));
+        let most = terms(plan).0;
+        if asked
+            .credits
+            .flatten()
+            .is_some_and(|credits| credits > most)
+        {
+            return Err(Refused::AboveCredits(most));
+        }
+        let before = self.clone();
+        let changed = &mut self.keys[key];
+        (changed.scopes, changed.expires) = (gets.scopes, gets.expires);
+        changed.description = asked.description.unwrap_or(changed.description);
+        self.first_mut(key).credits = gets.credits;
+        if managed && !self.managed() {
+            *self = before;
+            return Err(Refused::LastManager);
+        }
+        Ok(())
     }
 
     pub(crate) fn revoke(
@@ -372,16 +650,18 @@ impl Account {
         admin: bool,
         now: Micros,
     ) -> Result<Micros, Refused> {
-        if let Some(at) = self.keys[key].revoked {
+        if let Some(at) = self.keys[key].ended(now) {
             return Ok(at);
         }
-        if self.active() == 1 {
+        let (last, managed) = (self.active() == 1, self.keys[key].manages());
+        self.keys[key].revoked = Some(now);
+        if (last || managed) && !self.managed() {
             if !admin {
+                self.keys[key].revoked = None;
                 return Err(Refused::LastKey);
             }
             self.emptied = true;
         }
-        self.keys[key].revoked = Some(now);
         Ok(now)
     }
 }

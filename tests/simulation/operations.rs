@@ -1,10 +1,11 @@
 //! Operations, and which one comes next: drawn by weights that each seed deals anew.
 
 use memoryos::domain::plan::Plan;
+use memoryos::domain::scope::{Scope, Scopes};
 use serde_json::{Value, json};
 
 use crate::calendar::{DAY, Micros, SECOND};
-use crate::model::{Account, Model};
+use crate::model::{Account, Asked, Model};
 use crate::random::Random;
 
 /// A key by its place in the model: which account, which of its keys.
@@ -37,7 +38,17 @@ pub(crate) enum Op {
     NewKey {
         by: Option<Who>,
         owner: Owner,
-        plan: Option<Plan>,
+        asked: Asked,
+    },
+    Rotate {
+        by: Option<Who>,
+        key: Who,
+        grace: u32,
+    },
+    ChangeKey {
+        by: Option<Who>,
+        key: Who,
+        asked: Asked,
     },
     Revoke {
         by: Option<Who>,
@@ -144,6 +155,8 @@ impl Op {
         match self {
             Self::SignUp { .. } => "sign-up",
             Self::NewKey { .. } => "new key",
+            Self::Rotate { .. } => "rotate",
+            Self::ChangeKey { .. } => "change key",
             Self::Revoke { .. } => "revoke",
             Self::Login { .. } => "login",
             Self::Credits { .. } => "credits",
@@ -174,8 +187,20 @@ impl Op {
     /// Whether it may write: worth tearing.
     pub(crate) fn writes(&self) -> bool {
         let writing = [
-            "sign-up", "new key", "revoke", "add", "change", "delete", "plan", "sweep", "read",
-            "adjust", "suspend", "e-mail",
+            "sign-up",
+            "new key",
+            "rotate",
+            "change key",
+            "revoke",
+            "add",
+            "change",
+            "delete",
+            "plan",
+            "sweep",
+            "read",
+            "adjust",
+            "suspend",
+            "e-mail",
         ];
         writing.contains(&self.kind())
     }
@@ -191,7 +216,7 @@ impl Op {
 }
 
 /// Kinds and how often they come, as dealt to a seed that has them all.
-const KINDS: [(&str, usize); 26] = [
+const KINDS: [(&str, usize); 28] = [
     ("add", 24),
     ("change", 9),
     ("delete", 7),
@@ -205,6 +230,8 @@ const KINDS: [(&str, usize); 26] = [
     ("sign-up", 2),
     ("new key", 5),
     ("revoke", 4),
+    ("rotate", 4),
+    ("change key", 4),
     ("plan", 5),
     ("adjust", 5),
     ("suspend", 3),
@@ -291,7 +318,26 @@ impl Generator {
                 email: random.chance(60).then(|| email(random)),
                 plan: plan(random),
             },
-            "new key" => Self::new_key(model, by, random),
+            "new key" => Self::new_key(model, by, now, random),
+            "rotate" => {
+                let (by, key) = Self::asker(model, by, random);
+                let grace = random.pick(&[0, 0, 1, 60, 3_600, 86_400, 604_800]);
+                Op::Rotate { by, key, grace }
+            }
+            "change key" => {
+                let (by, key) = Self::asker(model, by, random);
+                let mut asked = limits(now, random);
+                if random.chance(20) {
+                    asked.expires = Some(None);
+                }
+                if random.chance(20) {
+                    asked.credits = Some(None);
+                }
+                if random.chance(20) {
+                    asked.description = Some("changed");
+                }
+                Op::ChangeKey { by, key, asked }
+            }
             "revoke" => Self::revoke(model, by, random),
             "login" => Op::Login {
                 by,
@@ -433,9 +479,27 @@ impl Generator {
         }
     }
 
-    fn new_key(model: &Model, by: Who, random: &mut Random) -> Op {
+    /// Who asks for a change of a key, and which: mostly one of its own.
+    fn asker(model: &Model, by: Who, random: &mut Random) -> (Option<Who>, Who) {
+        let account = if random.chance(92) {
+            by.0
+        } else {
+            random.below(model.accounts.len())
+        };
+        let keys = model.accounts[account].keys.len();
+        // Newer ones more often: most of the old ones are over.
+        let key = keys - 1 - random.below(keys).min(random.below(keys));
+        (random.chance(75).then_some(by), (account, key))
+    }
+
+    fn new_key(model: &Model, by: Who, now: Micros, random: &mut Random) -> Op {
         let account = &model.accounts[by.0];
-        let plan = random.chance(50).then(|| plan(random));
+        let mut asked = if random.chance(50) {
+            limits(now, random)
+        } else {
+            Asked::default()
+        };
+        asked.plan = random.chance(50).then(|| plan(random));
         let admin = random.chance(35);
         let owner = match random.below(8) {
             0 => Owner::Email(email(random)),
@@ -459,7 +523,7 @@ impl Generator {
         Op::NewKey {
             by: (!admin).then_some(by),
             owner,
-            plan,
+            asked,
         }
     }
 
@@ -551,7 +615,11 @@ impl Generator {
                 _ => 1 + random.below(5_000_000) as Micros,
             };
         }
-        match random.below(20) {
+        match random.below(23) {
+            20..=22 => {
+                let key = &account.keys[random.below(account.keys.len())];
+                key.expires.map_or(near, |end| end + near - now)
+            }
             0..=8 => account.money.rolled(now).end() + near - now,
             9..=11 => {
                 let other = &model.accounts[random.below(model.accounts.len())];
@@ -566,6 +634,24 @@ impl Generator {
             _ => random.pick(&[31 * DAY, 95 * DAY, DAY]),
         }
     }
+}
+
+/// Bounds that somebody asks for: each half of the time.
+fn limits(now: Micros, random: &mut Random) -> Asked {
+    let mut asked = Asked::default();
+    if random.chance(40) {
+        let some = Scope::ALL.into_iter().filter(|_| random.chance(60));
+        let some: Scopes = some.collect();
+        asked.scopes = Some(if some.is_empty() { Scopes::ALL } else { some });
+    }
+    if random.chance(40) {
+        let seconds = random.pick(&[1, 60, 3_600, 86_400, 40 * 86_400]);
+        asked.expires = Some(Some(now + seconds * SECOND));
+    }
+    if random.chance(40) {
+        asked.credits = Some(Some(random.pick(&[0, 1, 5, 50, 100, 5_000, 20_000])));
+    }
+    asked
 }
 
 /// How an admin names an account.

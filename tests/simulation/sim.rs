@@ -9,6 +9,7 @@ use memoryos::app::{
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::key::Secret;
 use memoryos::domain::plan::{Plan, Plans, Prices};
+use memoryos::domain::scope::Scope;
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
 use serde_json::json;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
-use crate::model::{Account, Model, Money, Refused, Spent};
+use crate::model::{Account, Asked, Key, Model, Money, Refused, Spent};
 use crate::operations::{Form, Generator, Op, Owner, Who};
 use crate::random::Random;
 
@@ -216,7 +217,7 @@ impl Sim {
                         self.perform(&Op::NewKey {
                             by: None,
                             owner,
-                            plan: None,
+                            asked: Asked::default(),
                         })
                         .await?;
                     }
@@ -385,7 +386,8 @@ impl Sim {
                 };
                 let account = &mut candidate.model.accounts[debit.by.0];
                 account.money = debit.money;
-                account.keys[debit.by.1].spent = debit.spent;
+                let lineage = account.keys[debit.by.1].lineage;
+                account.keys[lineage].spent = debit.spent;
                 lost += 1;
             }
         }
@@ -406,6 +408,7 @@ impl Sim {
             undone.unflushed.clear();
             candidates.push(undone);
         }
+        candidates.extend(self.partly(op));
         if let Op::Adjust { account, .. } = op {
             let mut undone = self.candidate("undone");
             let account = &mut undone.model.accounts[*account];
@@ -429,6 +432,50 @@ impl Sim {
             self.perform(op).await?;
         }
         Ok(())
+    }
+
+    /// Keys whose time has come and that were not swept, in the order in which a sweep ends them.
+    fn due(&self) -> Vec<Who> {
+        let mut due = Vec::new();
+        for (at, account) in self.model.accounts.iter().enumerate() {
+            for (key, of) in account.keys.iter().enumerate() {
+                let end = of.ended(self.now).filter(|_| of.revoked.is_none());
+                due.extend(end.map(|end| (end, account.name, key, at)));
+            }
+        }
+        due.sort_unstable();
+        due.into_iter().map(|(_, _, key, at)| (at, key)).collect()
+    }
+
+    /// What an operation of several parts may have left: some of the keys ended that it ends one by one.
+    fn partly(&self, op: &Op) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        match op {
+            Op::Sweep => {
+                let mut partly = self.candidate("partly");
+                for (account, key) in self.due() {
+                    partly.model.accounts[account].expire(key);
+                    partly.unflushed.clear();
+                    let (model, unflushed) = (partly.model.clone(), Vec::new());
+                    candidates.push(Candidate {
+                        what: "partly",
+                        model,
+                        unflushed,
+                    });
+                }
+            }
+            Op::NewKey { .. } | Op::Rotate { .. } => {
+                for at in 0..self.model.accounts.len() {
+                    if let Some(key) = self.model.accounts[at].makes_room(self.now) {
+                        let mut partly = self.candidate("partly");
+                        partly.model.accounts[at].expire(key);
+                        candidates.push(partly);
+                    }
+                }
+            }
+            _ => {}
+        }
+        candidates
     }
 
     fn totals(&self) -> Step {
@@ -480,7 +527,9 @@ impl Sim {
     async fn dispatch(&mut self, op: &Op) -> Step {
         match op {
             Op::SignUp { email, plan } => self.sign_up(email.as_deref(), *plan).await,
-            Op::NewKey { by, owner, plan } => self.new_key(*by, owner, *plan).await,
+            Op::NewKey { by, owner, asked } => self.new_key(*by, owner, asked).await,
+            Op::Rotate { by, key, grace } => self.rotate(*by, *key, *grace).await,
+            Op::ChangeKey { by, key, asked } => self.change_key(*by, *key, asked).await,
             Op::Revoke { by, key, form } => self.revoke(*by, *key, *form).await,
             Op::Login { by, known } => self.login(*by, *known),
             Op::Credits { by } => self.credits(*by),
@@ -534,6 +583,10 @@ impl Sim {
                         .adjustments
                         .retain(|_, replay| now < replay.at + DAY);
                 }
+                for (account, key) in self.due() {
+                    self.model.accounts[account].expire(key);
+                    self.unflushed.clear();
+                }
                 Ok(())
             }
             Op::Clock { by } => {
@@ -562,6 +615,8 @@ impl Sim {
     fn invariants(&self, op: &Op) -> Step {
         let account = match op {
             Op::NewKey { by: Some(by), .. }
+            | Op::Rotate { key: by, .. }
+            | Op::ChangeKey { key: by, .. }
             | Op::Revoke { key: by, .. }
             | Op::Add { by, .. }
             | Op::Twins { by, .. }
@@ -604,9 +659,9 @@ impl Sim {
         )?;
         let cycle = (i64::from(usage.cycle), usage.cycle_end.micros());
         same("I9: cycle and its end", &cycle, &(money.cycle, money.end()))?;
-        same("active keys", &usage.shares.len(), &account.active())?;
-        if account.active() == 0 && !account.emptied {
-            return Err("I5: no active key, and no admin took it".to_owned());
+        same("lineages", &usage.shares.len(), &account.lineages())?;
+        if !account.managed() && !account.emptied {
+            return Err("I5: no key manages keys, and no admin took it".to_owned());
         }
         Ok(())
     }
@@ -621,9 +676,19 @@ impl Sim {
             self.app()
                 .authenticate(&Secret::new(key.secret.as_str()))
                 .map_err(no),
-            key.revoked,
+            key.ended(self.now),
         ) {
             (Ok(found), None) if account.suspended.is_none() => {
+                let scopes = match key.successor {
+                    Some(_) => key.scopes.without(Scope::Keys),
+                    None => key.scopes,
+                };
+                same("scopes of a key", &found.scopes, &scopes)?;
+                same(
+                    "lineage of a key",
+                    &(found.lineage == found.key_no),
+                    &(key.lineage == by.1),
+                )?;
                 let shown = (
                     found.account,
                     found.key_id.to_string(),
@@ -643,7 +708,9 @@ impl Sim {
                 self.answered(word(&no));
                 Ok(before)
             }
-            (Err(Refused::Revoked), Some(_)) => Ok(self.principals.get(&key.id).cloned()),
+            (Err(refused), Some(_)) if refused == over(key) => {
+                Ok(self.principals.get(&key.id).cloned())
+            }
             (found, revoked) => Err(format!(
                 "I6: {} revoked at {revoked:?} is let in as {found:?}",
                 key.id
@@ -665,8 +732,10 @@ impl Sim {
         };
         let account = &self.model.accounts[by.0];
         let found = self.app().who_is(&principal).map_err(no);
-        if account.keys[by.1].revoked.is_some() {
-            return self.refused("login", found.map(drop), Refused::Revoked);
+        let key = &account.keys[by.1];
+        if key.ended(self.now).is_some() {
+            let expected = over(key);
+            return self.refused("login", found.map(drop), expected);
         }
         let (found, key) = found.map_err(|no| format!("login: {no:?}"))?;
         same(
@@ -711,6 +780,15 @@ impl Sim {
     }
 }
 
+/// How a key is refused that has ended.
+fn over(key: &Key) -> Refused {
+    if key.revoked.is_some() && !key.expired {
+        Refused::Revoked
+    } else {
+        Refused::Expired
+    }
+}
+
 fn random_day(seed: u64) -> i64 {
     (seed % 28) as i64
 }
@@ -737,7 +815,14 @@ fn no(failure: Failure) -> Refused {
         Failure::OwnerRequired => Refused::NoOwner,
         Failure::PlanAboveAccount(plan) => Refused::AbovePlan(plan),
         Failure::KeyLimitReached => Refused::TooManyKeys,
-        Failure::LastActiveKey => Refused::LastKey,
+        Failure::LastActiveKey { .. } => Refused::LastKey,
+        Failure::KeyExpired => Refused::Expired,
+        Failure::InsufficientScope(scope) => Refused::Lacks(scope),
+        Failure::OutlivesMaker(end) => Refused::Outlives(end.micros()),
+        Failure::CreditsAboveOwn(most) => Refused::AboveCredits(most),
+        Failure::KeyRotated => Refused::Rotated,
+        Failure::KeyNotActive => Refused::NotActive,
+        Failure::LastManagingKey => Refused::LastManager,
         Failure::AccountSuspended => Refused::Suspended,
         Failure::TooFewCredits(balance) => Refused::TooFew(balance.credits_remaining),
         other => Refused::Fault(format!("{other:?}")),
@@ -762,6 +847,13 @@ fn word(no: &Refused) -> &'static str {
         Refused::AbovePlan(_) => "plan_above_account",
         Refused::TooManyKeys => "key_limit_reached",
         Refused::LastKey => "last_active_key",
+        Refused::Expired => "key_expired",
+        Refused::Lacks(_) => "insufficient_scope",
+        Refused::Outlives(_) => "expiry_above_own",
+        Refused::AboveCredits(_) => "credits_above_own",
+        Refused::Rotated => "key_rotated",
+        Refused::NotActive => "key_not_active",
+        Refused::LastManager => "last_managing_key",
         Refused::Suspended => "account_suspended",
         Refused::TooFew(_) => "insufficient_credits",
         Refused::Fault(_) => "fault",

@@ -1,9 +1,9 @@
-//! What is told of `/signup`, `/login` and `/credits`.
+//! What is told of `/signup`, `/login`, `/whoami` and `/credits`.
 
 use http::StatusCode;
 use serde_json::json;
 
-use super::super::account::{CreditsJson, LoginJson, SignUpJson};
+use super::super::account::{CreditsJson, LoginJson, SignUpJson, WhoAmIJson};
 use super::super::error::Code;
 use super::describe::Described;
 use super::info::ACCOUNTS;
@@ -95,10 +95,53 @@ pub(in crate::http) fn login() -> Described {
                 "api_key": "EXAMPLEq...C6dF",
                 "key_id": "key_4fJ8sKq0ZbXy",
                 "plan": "Free",
+                "plan_cap": null,
                 "description": "Initial account creation",
+                "scopes": ["memory:read", "memory:write", "keys", "account"],
+                "credits_per_cycle": null,
                 "created_at": "2026-01-31T09:15:00.000000+00:00",
+                "expires_at": null,
                 "last_activity": null,
                 "status": "active",
+                "rotated_to": null,
+                "ended_at": null,
+                "is_current": true,
+                "credits_remaining": 100,
+                "credits_used_this_cycle": 0,
+                "memory_count": 0
+            }
+        }),
+    )
+}
+
+/// [`super::super::account::whoami`]
+pub(in crate::http) fn whoami() -> Described {
+    Described::new(
+        ACCOUNTS,
+        "whoAmI",
+        "Tells a key, for free and whatever its scopes, whose it is, what it may do and spend, when it ends, and \
+         which key it was rotated into.",
+    )
+    .answers::<WhoAmIJson>(
+        StatusCode::OK,
+        "The account and the key.",
+        json!({
+            "account_id": "ada@example.com",
+            "plan": "Free",
+            "key": {
+                "api_key": "EXAMPLEq...C6dF",
+                "key_id": "key_4fJ8sKq0ZbXy",
+                "plan": "Free",
+                "plan_cap": null,
+                "description": "Initial account creation",
+                "scopes": ["memory:read", "memory:write", "keys", "account"],
+                "credits_per_cycle": null,
+                "created_at": "2026-01-31T09:15:00.000000+00:00",
+                "expires_at": null,
+                "last_activity": null,
+                "status": "active",
+                "rotated_to": null,
+                "ended_at": null,
                 "is_current": true,
                 "credits_remaining": 100,
                 "credits_used_this_cycle": 0,

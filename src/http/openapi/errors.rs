@@ -177,7 +177,7 @@ pub(super) const fn meaning(code: Code) -> &'static str {
         Code::UserNotFound => "No such account.",
         Code::KeyNotFound => "No such key.",
         Code::KeyLimitReached => "The account has 100 active keys.",
-        Code::LastActiveKey => "It is the account's only active key.",
+        Code::LastActiveKey => "It is the account's only active key that manages keys.",
         Code::AmbiguousKey => "The masked form fits more than one key.",
         Code::NotFound => "No memory of this account has this id.",
         Code::OutOfCredits => "Too few credits are left. Nothing was debited.",
@@ -264,7 +264,7 @@ fn made(code: Code) -> ApiError {
         Code::UserNotFound => Failure::UserNotFound,
         Code::KeyNotFound => Failure::KeyNotFound,
         Code::KeyLimitReached => Failure::KeyLimitReached,
-        Code::LastActiveKey => Failure::LastActiveKey,
+        Code::LastActiveKey => Failure::LastActiveKey { others: false },
         Code::AmbiguousKey => Failure::AmbiguousKey,
         Code::NotFound => Failure::MemoryNotFound,
         Code::OutOfCredits => Failure::OutOfCredits {

@@ -16,6 +16,7 @@ pub(super) mod admin_user;
 pub(super) mod apikey;
 pub(super) mod audit;
 mod describe;
+pub(super) mod erasure;
 mod errors;
 mod info;
 pub(super) mod ledger;
@@ -43,7 +44,7 @@ use super::error::Code;
 use super::{ENDPOINTS, Endpoint};
 
 pub(super) use describe::Described;
-pub(super) use schemas::{AccountStatus, ActiveStatus, ServiceStatus};
+pub(super) use schemas::{AccountStatus, ActiveStatus, ScopeName, ServiceStatus};
 
 /// Whom a document is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

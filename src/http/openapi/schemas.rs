@@ -30,6 +30,21 @@ pub(in crate::http) enum ActiveStatus {
     Inactive,
 }
 
+/// What a key may do: read memories and their figures; add, change and delete memories; make, list, change,
+/// rotate and revoke keys; see the account's ledger, and erase the account.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(in crate::http) enum ScopeName {
+    #[schema(rename = "memory:read")]
+    MemoryRead,
+    #[schema(rename = "memory:write")]
+    MemoryWrite,
+    #[schema(rename = "keys")]
+    Keys,
+    #[schema(rename = "account")]
+    Account,
+}
+
 /// The state of the service. `degraded`: writes go on, but little free space is left. `unhealthy`: writes
 /// are stopped.
 #[derive(ToSchema)]

@@ -13,7 +13,7 @@ use crate::domain::plan::Plan;
 use crate::store::archive::BACKUP_FORMAT;
 use crate::store::directory::{BACKUPS_FOLDER, Making};
 use crate::store::place::TargetError;
-use crate::store::schema::{AccountRecord, Trees};
+use crate::store::schema::{AccountRecord, AuditRow, Trees};
 use crate::store::testing::{NOW, add, by, change, new_key, sign_up};
 use crate::store::{
     ArchiveError, KeyState, NameTaken, NewAccount, NewKey, OpError, OpenError, Options,
@@ -83,6 +83,13 @@ fn facts(trees: &Trees) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
             let (key, mut value) = entry.unwrap();
             if name == "pieces" && key.starts_with(b"s") {
                 continue;
+            }
+            if name == "audit" {
+                // What a restore itself puts there.
+                let row: AuditRow = decode(&value).unwrap();
+                if row.entry.action == "data.restored" {
+                    continue;
+                }
             }
             if name == "usage" {
                 let mut usage: Usage = decode(&value).unwrap();
@@ -601,9 +608,10 @@ async fn an_event_after_a_restore_is_told() {
     tokio::task::block_in_place(|| folders.back_up(&store, "a.backup"));
     folders.restore("a.backup", "restored").unwrap();
     let store = folders.open("restored");
-    assert_eq!(store.audit_head().unwrap().no, told);
-    store.suspend(bo, true, NOW, by("admin")).await.unwrap();
+    // The restore's own row.
     assert_eq!(store.audit_head().unwrap().no, told + 1);
+    store.suspend(bo, true, NOW, by("admin")).await.unwrap();
+    assert_eq!(store.audit_head().unwrap().no, told + 2);
     tokio::task::block_in_place(|| sound(&store));
 }
 

@@ -218,7 +218,8 @@ impl Check<'_> {
         let trees = &self.inner.trees;
         let alone = self.inner.locks.alone_blocking(account);
         let there = trees.memories.scan_prefix(account.0).count();
-        if there > 0 && !trees.usage.contains_key(account.0)? {
+        let is_erasing = self.inner.is_erasing(account)?;
+        if there > 0 && !is_erasing && !trees.usage.contains_key(account.0)? {
             let what = format!("{there} memories of an account without usage");
             self.problem("memories", account.anonymous_id(), what);
         }
@@ -464,7 +465,8 @@ impl Check<'_> {
             let alone = self.inner.locks.alone_blocking(account);
             let prefix = Owner::replay(key).prefix();
             let pieces = trees.pieces.scan_prefix(prefix).next().transpose()?;
-            if pieces.is_some() && !trees.replays.contains_key(key)? {
+            let is_erasing = self.inner.is_erasing(account)?;
+            if pieces.is_some() && !is_erasing && !trees.replays.contains_key(key)? {
                 let what = "its recorded answer is gone";
                 self.problem("pieces", join_name("r", &key), what);
             }

@@ -272,7 +272,9 @@ async fn a_backup_brings_the_catalog_back() {
             .collect::<Vec<_>>()
     };
     assert_eq!(all(&copy), all(&store));
-    assert_eq!(back_up(&copy, "b.backup").contents, first.contents);
+    // The restore is a row of the audit log.
+    let second = back_up(&copy, "b.backup").contents;
+    assert_eq!(second.records, first.contents.records + 1);
     sound(&copy);
 }
 

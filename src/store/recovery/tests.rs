@@ -7,12 +7,14 @@ use crate::domain::event::Cause;
 use crate::domain::memory::MemoryId;
 use crate::domain::plan::Operation;
 use crate::domain::plan::Plan;
+use crate::domain::scope::{Scope, Scopes};
 use crate::domain::usage::Payer;
 use crate::domain::usage::{Refusal, Usage};
 use crate::store::schema::{ActiveKey, AuditRow, replay_key};
 use crate::store::testing::{NOW, add, by, change, memory, new_key, sign_up};
 use crate::store::{
-    AddMemory, Adjust, KeyRefusal, KeyState, NameTaken, OpError, Options, ReplayRefusal, Store,
+    AddMemory, Adjust, KeyChange, KeyRefusal, KeyState, NameTaken, NewKey, OpError, OpenError,
+    Options, ReplayRefusal, Store, Successor,
 };
 
 /// A store with one account on Pro, and the way to crash it.
@@ -51,7 +53,16 @@ impl Crash {
     /// Opens the store anew, holds it sound, and returns how many writes it had to settle.
     fn reopen(&mut self) -> u64 {
         self.store = None;
-        let (store, opened) = Store::open(self.directory.path(), Options::default()).unwrap();
+        let began = std::time::Instant::now();
+        let (store, opened) = loop {
+            match Store::open(self.directory.path(), Options::default()) {
+                // A thread of the one before still holds it.
+                Err(OpenError::Locked(_)) if began.elapsed().as_secs() < 60 => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         let report = store.check(&|_| ()).unwrap();
         assert!(report.is_sound(), "{report}");
         assert_eq!(
@@ -817,4 +828,225 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
     );
     assert_eq!(crash.reopen(), 0);
     assert_eq!(crash.counters().3, before.3 - 1);
+}
+
+/// Shows that a rotation happened once the account's record says so, and not before, with grace and without,
+/// and that no counter knows of it either way.
+#[tokio::test]
+async fn a_rotation_is_there_whole_or_not_at_all() {
+    for (steps, grace) in (1..=5).flat_map(|steps| [(steps, 0), (steps, 60)]) {
+        let mut crash = Crash::prepare().await;
+        let account = crash.account;
+        let end = NOW.plus_seconds(90);
+        let old = NewKey {
+            expires_at: Some(end),
+            ..new_key("second-key")
+        };
+        let new = new_key("third-key");
+        let (old_hash, hash, id) = (old.hash, new.hash, new.id.clone());
+        let made = crash
+            .store()
+            .create_key(account, old, Some(1), NOW, Cause::service());
+        let old_id = made.await.unwrap().id;
+        add(crash.store(), account, 2, 1, 10).await;
+        let read = (Operation::ReadMemory, 1);
+        let debit = crash.store().debit(account, Payer::first(2), read, NOW);
+        debit.await.unwrap();
+        let before = crash.usage().shares;
+        let trees = crash.trees().clone();
+        let (users, usage, keys) = (all(&trees.users), all(&trees.usage), all(&trees.keys));
+        let ends = all(&trees.key_expiries);
+        let rotate = async |crash: &Crash, new: &NewKey| {
+            let successor = Successor {
+                hash: new.hash,
+                id: new.id.clone(),
+                masked: new.masked.clone(),
+                grace_seconds: grace,
+            };
+            let (store, cause) = (crash.store(), by("admin"));
+            let rotated = store.rotate_key(account, &old_id, successor, None, NOW, cause);
+            rotated.await.map(drop)
+        };
+        rotate(&crash, &new).await.unwrap();
+        let intent = KeyIntent::Rotate {
+            no: 3,
+            hash,
+            id: id.clone(),
+            old: old_hash,
+            at: NOW,
+            until: NOW.plus_seconds(i64::from(grace)),
+            by: Some("admin".to_owned()),
+        };
+        let intent = encode(&intent).unwrap();
+        trees
+            .key_intents
+            .insert(op_key(account, 3), intent)
+            .unwrap();
+        let successor = trees.keys.get(hash.0).unwrap().unwrap();
+        if steps < 5 {
+            restore(&trees.keys, &keys);
+            trees.keys.insert(hash.0, successor).unwrap();
+        }
+        if steps < 4 {
+            restore(&trees.users, &users);
+        }
+        if steps < 3 {
+            restore(&trees.usage, &usage);
+        }
+        if steps < 2 {
+            restore(&trees.keys, &keys);
+            restore(&trees.key_expiries, &ends);
+            trees.key_ids.remove(id.as_str()).unwrap();
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), 1);
+        assert_eq!(crash.usage().shares, before, "{steps} steps");
+        let is_done = steps > 3;
+        let of_new = crash.store().authenticate(&hash, NOW).unwrap();
+        assert_eq!(of_new.is_some(), is_done, "{steps} steps");
+        let row = crash.store().key_by_id(&old_id, NOW).unwrap().unwrap();
+        let until = if is_done && grace > 0 {
+            NOW.plus_seconds(60)
+        } else {
+            end
+        };
+        assert_eq!(row.expires_at, Some(until), "{steps} steps");
+        assert_eq!(row.successor, is_done.then_some(id));
+        assert_eq!(row.ended_at, (is_done && grace == 0).then_some(NOW));
+        let active = 2 + u64::from(is_done && grace > 0);
+        assert_eq!(crash.store().health().active_keys, active);
+        let again = rotate(&crash, &new).await;
+        match again {
+            Ok(()) => assert!(!is_done),
+            Err(OpError::Refused(KeyRefusal::Rotated)) => assert!(is_done),
+            Err(error) => panic!("{error}"),
+        }
+        let late = crash.store().sweep_expired_keys(NOW.plus_seconds(90)).await;
+        assert_eq!(late.unwrap(), 1 + u64::from(grace > 0));
+        crash.reopen();
+    }
+}
+
+/// Shows that a change of a key happened once its event is in the account's record, and not before.
+#[tokio::test]
+async fn a_change_of_a_key_is_there_whole_or_not_at_all() {
+    for steps in 1..=4 {
+        let mut crash = Crash::prepare().await;
+        let (account, key) = (crash.account, new_key("second-key"));
+        let (hash, id) = (key.hash, key.id.clone());
+        let made = crash
+            .store()
+            .create_key(account, key, Some(1), NOW, Cause::service());
+        made.await.unwrap();
+        let trees = crash.trees().clone();
+        let (users, usage, keys) = (all(&trees.users), all(&trees.usage), all(&trees.keys));
+        let event_no = crash
+            .store()
+            .inner()
+            .unwrap()
+            .account_record(account)
+            .unwrap();
+        let event_no = event_no.events.last_no + 1;
+        let (end, scopes) = (NOW.plus_seconds(9), [Scope::Keys].into_iter().collect());
+        let change = KeyChange {
+            description: Some("changed".to_owned()),
+            scopes: Some(scopes),
+            expires_at: Some(Some(end)),
+            credits_cap: Some(Some(7)),
+        };
+        let (store, cause) = (crash.store(), by("admin"));
+        let changed = store.change_key(account, &id, change, None, NOW, cause);
+        changed.await.unwrap();
+        let intent = KeyIntent::Change {
+            hash,
+            event_no,
+            description: "changed".to_owned(),
+            scopes,
+            expires_at: Some(end),
+            credits_cap: Some(7),
+        };
+        let intent = encode(&intent).unwrap();
+        trees
+            .key_intents
+            .insert(op_key(account, 2), intent)
+            .unwrap();
+        if steps < 4 {
+            restore(&trees.usage, &usage);
+        }
+        if steps < 3 {
+            restore(&trees.keys, &keys);
+            trees.key_expiries.clear().unwrap();
+        }
+        if steps < 2 {
+            restore(&trees.users, &users);
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), 1);
+        let row = crash.store().key_by_id(&id, NOW).unwrap().unwrap();
+        let found = (row.description.as_str(), row.scopes, row.expires_at);
+        let (changed, as_made) = (("changed", scopes, Some(end)), ("test", Scopes::ALL, None));
+        assert_eq!(found, if steps > 1 { changed } else { as_made });
+        assert_eq!(row.share.credits_cap, (steps > 1).then_some(7));
+    }
+}
+
+/// Shows that the end of a key whose time has come is finished, and that its share moves whole.
+#[tokio::test]
+async fn an_expiry_is_there_whole_or_not_at_all() {
+    for steps in 1..=5 {
+        let mut crash = Crash::prepare().await;
+        let (account, end) = (crash.account, NOW.plus_seconds(9));
+        let key = NewKey {
+            expires_at: Some(end),
+            ..new_key("second-key")
+        };
+        let (hash, id) = (key.hash, key.id.clone());
+        let made = crash
+            .store()
+            .create_key(account, key, Some(1), NOW, Cause::service());
+        made.await.unwrap();
+        add(crash.store(), account, 2, 1, 10).await;
+        let read = (Operation::ReadMemory, 1);
+        let debit = crash.store().debit(account, Payer::first(2), read, NOW);
+        debit.await.unwrap();
+        let trees = crash.trees().clone();
+        let (users, usage, keys) = (all(&trees.users), all(&trees.usage), all(&trees.keys));
+        let ends = all(&trees.key_expiries);
+        assert_eq!(crash.store().sweep_expired_keys(end).await.unwrap(), 1);
+        let intent = KeyIntent::Expire {
+            no: 2,
+            hash,
+            at: end,
+        };
+        let intent = encode(&intent).unwrap();
+        trees
+            .key_intents
+            .insert(op_key(account, 2), intent)
+            .unwrap();
+        if steps < 5 {
+            restore(&trees.key_expiries, &ends);
+        }
+        if steps < 4 {
+            restore(&trees.usage, &usage);
+        }
+        if steps < 3 {
+            restore(&trees.keys, &keys);
+        }
+        if steps < 2 {
+            restore(&trees.users, &users);
+        }
+        drop(trees);
+        assert_eq!(crash.reopen(), 1);
+        let row = crash.store().key_by_id(&id, NOW).unwrap().unwrap();
+        assert_eq!(
+            (row.ended_at, row.expired),
+            ((steps > 1).then_some(end), steps > 1)
+        );
+        assert_eq!((row.share.used, row.share.held), (3, 1), "{steps} steps");
+        let left = crash.store().sweep_expired_keys(end).await.unwrap();
+        assert_eq!(left, u64::from(steps == 1));
+        assert_eq!(crash.usage().shares.len(), 1);
+        assert!(crash.trees().key_expiries.is_empty());
+        crash.reopen();
+    }
 }

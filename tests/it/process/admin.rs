@@ -1,6 +1,7 @@
 //! `memoryos admin`: what an admin does, on the data of a stopped server.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -217,6 +218,151 @@ fn an_operator_does_what_an_admin_does() {
         .client()
         .as_admin("GET", &format!("/admin/user/{key_id}"), None);
     assert_eq!(shown.expect(200).body["total_keys"], 2);
+    server.stop();
+    let (code, out, _) = run(&["check", "--data-dir", data.to_str().unwrap()], &[]);
+    assert_eq!(code, 0, "{out}");
+}
+
+/// Shows that what an operator did is in the audit log as such, with its reason.
+#[test]
+fn what_an_operator_does_is_audited() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(&data, &[], &[]);
+    sign_up(&server, "bo@example.com");
+    server.stop();
+    let bo = "bo@example.com";
+    let done_so: [(&[&str], &str); 6] = [
+        (&["plan", bo, "Pro"], "plan.changed"),
+        (&["credits", bo, "5"], "credits.adjusted"),
+        (&["suspend", bo], "account.suspended"),
+        (&["reactivate", bo], "account.reactivated"),
+        (&["email", bo, "al@example.com"], "account.email_changed"),
+        (
+            &["key", "new", "--account", "al@example.com"],
+            "key.created",
+        ),
+    ];
+    for (n, (args, _)) in done_so.iter().enumerate() {
+        let reason = format!(" ticket {n} ");
+        let (code, _, errors) = admin(&data, &[args, &["--reason", &reason][..]].concat());
+        assert_eq!(code, 0, "{errors}");
+    }
+    let db = sled::open(data.join("db")).unwrap();
+    let rows = db.open_tree("audit").unwrap();
+    let rows: Vec<String> = rows
+        .iter()
+        .values()
+        .map(|row| String::from_utf8_lossy(&row.unwrap()).into_owned())
+        .filter(|row| row.contains("operator"))
+        .collect();
+    assert_eq!(rows.len(), done_so.len(), "{rows:?}");
+    for (n, (row, (_, action))) in rows.iter().zip(done_so).enumerate() {
+        assert!(row.contains(action), "{action}: {row:?}");
+        assert!(row.contains(&format!("ticket {n}")), "{action}: {row:?}");
+        assert!(!row.contains("example.com"), "{row:?}");
+    }
+}
+
+/// What became of the adjustments of one round: their keys and amounts.
+#[derive(Default)]
+struct Sent {
+    done: Vec<(String, i64)>,
+    unknown: Vec<(String, i64)>,
+}
+
+/// Gives and takes credits, one request after the other, until the server is gone.
+fn adjust(server: &Process, name: &str, answered: &AtomicUsize) -> Sent {
+    let (mut client, mut sent) = (server.client(), Sent::default());
+    for n in 0.. {
+        let (key, amount) = (format!("{name}-{n}"), if n % 2 == 0 { 3 } else { -2 });
+        match try_adjust(&mut client, &key, amount) {
+            Ok(status) => {
+                assert_eq!(status, 200);
+                sent.done.push((key, amount));
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(super::NoAnswer::NotSent) => break,
+            Err(super::NoAnswer::Unknown) => {
+                sent.unknown.push((key, amount));
+                break;
+            }
+        }
+    }
+    sent
+}
+
+fn try_adjust(client: &mut super::Client, key: &str, amount: i64) -> Result<u16, super::NoAnswer> {
+    let body = json!({"amount": amount, "reason": "storm"}).to_string();
+    let headers = [("X-ADMIN-KEY", ADMIN), ("Idempotency-Key", key)];
+    let path = "/admin/user/bo@example.com/credits";
+    let answer = client.try_call("POST", path, &headers, Some(&body))?;
+    Ok(answer.status)
+}
+
+/// Shows that credits are given and taken once each while the server is killed: those that were answered,
+/// and those that were not, once they are sent again; and that a suspension and a move that were answered
+/// hold.
+#[test]
+fn adjustments_survive_kills_exactly_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let env = [("ADMIN_KEY", ADMIN)];
+    let mut server = Process::start(&data, &[], &env);
+    let (key, _) = sign_up(&server, "bo@example.com");
+    let (al, _) = sign_up(&server, "al0@example.com");
+    let mut expected = 100;
+    for round in 0..6 {
+        let answered = AtomicUsize::new(0);
+        let sent = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4)
+                .map(|n| {
+                    let (server, answered) = (&server, &answered);
+                    let name = format!("r{round}-{n}");
+                    scope.spawn(move || adjust(server, &name, answered))
+                })
+                .collect();
+            while answered.load(Ordering::Relaxed) < 60 {
+                assert!(writers.iter().any(|writer| !writer.is_finished()));
+                std::thread::yield_now();
+            }
+            let mut admin = server.client();
+            let al_is = format!("/admin/user/al{round}@example.com");
+            let what = if round % 2 == 0 {
+                "suspend"
+            } else {
+                "reactivate"
+            };
+            let why = json!({"reason": "storm"});
+            let path = format!("{al_is}/{what}");
+            admin.as_admin("POST", &path, Some(&why)).expect(200);
+            let to = json!({"email": format!("al{}@example.com", round + 1), "reason": "storm"});
+            let path = format!("{al_is}/email");
+            admin.as_admin("PUT", &path, Some(&to)).expect(200);
+            server.signal(libc::SIGKILL);
+            let sent = writers.into_iter().map(|writer| writer.join().unwrap());
+            sent.collect::<Vec<_>>()
+        });
+        server.ended(super::PATIENCE);
+        server = Process::start(&data, &[], &env);
+        let mut client = server.client();
+        for sent in sent {
+            for (_, amount) in &sent.done {
+                expected += amount;
+            }
+            for (key, amount) in &sent.unknown {
+                assert_eq!(try_adjust(&mut client, key, *amount), Ok(200));
+                expected += amount;
+            }
+        }
+        let (_, shown) = credits(&server, &key);
+        assert_eq!(shown["credits_remaining"], expected, "round {round}");
+        let al_is = format!("/admin/user/al{}@example.com", round + 1);
+        let shown = client.as_admin("GET", &al_is, None).expect(200);
+        let (status, _) = credits(&server, &al);
+        let suspended = shown.body["user"]["status"] == "suspended";
+        assert_eq!((suspended, status == 403), (round % 2 == 0, round % 2 == 0));
+    }
     server.stop();
     let (code, out, _) = run(&["check", "--data-dir", data.to_str().unwrap()], &[]);
     assert_eq!(code, 0, "{out}");

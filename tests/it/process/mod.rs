@@ -18,6 +18,7 @@ mod audit;
 mod backup;
 mod check;
 mod cli;
+mod compact;
 mod crash;
 mod durable;
 mod faults;

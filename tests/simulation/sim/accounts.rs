@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use memoryos::app::{Caller, CreateKey, KeyAddress, OwnerName, SignUp, Target};
+use memoryos::app::{
+    Caller, CreateKey, KeyAddress, KeyChange, KeyLimits, OwnerName, SignUp, Target,
+};
 use memoryos::domain::account::{AccountKey, Email};
 use memoryos::domain::event::{Actor, Cause};
 use memoryos::domain::key::{KeyId, Secret};
 use memoryos::domain::plan::Plan;
+use memoryos::domain::scope::{Scope, Scopes};
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{AccountFilter, KeyRow};
 
 use super::{Sim, Step, fault, no};
 use crate::audit::{key_row, masked, numbers, row, same};
 use crate::calendar::Micros;
-use crate::model::{Account, Key, Money, Refused, Spent};
+use crate::model::{Account, Asked, Given, Key, Money, Refused, Spent};
 use crate::operations::{Form, Owner, Who};
 
 impl Sim {
@@ -50,6 +53,7 @@ impl Sim {
             email,
             plan,
             (&key, &made.secret),
+            &Asked::default(),
             false,
         )
     }
@@ -62,8 +66,15 @@ impl Sim {
         email: Option<&str>,
         plan: Plan,
         (key, secret): (&KeyRow, &Secret),
-        admin: bool,
+        asked: &Asked,
+        by_admin: bool,
     ) -> Step {
+        let first = Given {
+            cap: None,
+            credits: asked.credits.flatten(),
+            scopes: asked.scopes.unwrap_or(Scopes::ALL),
+            expires: None,
+        };
         let (now, granted) = (self.now, crate::model::terms(plan).0);
         let money = Money {
             plan,
@@ -74,7 +85,7 @@ impl Sim {
             ever: 0,
             last: None,
         };
-        let description = if admin {
+        let description = if by_admin {
             "Initial account setup"
         } else {
             "Initial account creation"
@@ -85,7 +96,7 @@ impl Sim {
             email: email.map(str::to_owned),
             created: now,
             money,
-            keys: vec![new_key(key, secret, description, None, now)],
+            keys: vec![new_key(key, secret, description, (0, first), now)],
             memories: Vec::new(),
             newest: String::new(),
             replays: BTreeMap::new(),
@@ -100,12 +111,8 @@ impl Sim {
         Ok(())
     }
 
-    pub(super) async fn new_key(
-        &mut self,
-        by: Option<Who>,
-        owner: &Owner,
-        plan: Option<Plan>,
-    ) -> Step {
+    pub(super) async fn new_key(&mut self, by: Option<Who>, owner: &Owner, asked: &Asked) -> Step {
+        let plan = asked.plan;
         let caller = match by {
             None => Caller::Admin,
             Some(by) => match self.principal(by)? {
@@ -121,6 +128,11 @@ impl Sim {
             },
             plan,
             description: None,
+            limits: KeyLimits {
+                expires_at: asked.expires.flatten().map(Timestamp::from_micros),
+                scopes: asked.scopes,
+                credits_per_cycle: asked.credits.flatten(),
+            },
         };
         let found = self
             .app()
@@ -144,12 +156,22 @@ impl Sim {
         };
         let now = self.now;
         let expected = account.and_then(|at| match at {
-            None => Ok((None, None)),
-            Some(at) => accounts[at]
-                .cap(by.map(|by| by.1), plan)
-                .map(|cap| (Some(at), cap)),
+            None => {
+                let credits = crate::model::terms(plan.unwrap_or(Plan::FREE)).0;
+                let narrow = asked.scopes.is_some_and(|s| !s.contains(Scope::Keys));
+                if asked.credits.flatten().is_some_and(|asked| asked > credits) {
+                    Err(Refused::AboveCredits(credits))
+                } else if narrow || asked.expires.is_some() {
+                    Err(Refused::LastManager)
+                } else {
+                    Ok((None, None))
+                }
+            }
+            Some(at) => self.model.accounts[at]
+                .give(by.map(|by| by.1), asked, now)
+                .map(|given| (Some(at), Some(given))),
         });
-        let Some((made, (at, cap))) = self.agree("new key", found, expected)? else {
+        let Some((made, (at, given))) = self.agree("new key", found, expected)? else {
             return Ok(());
         };
         self.unflushed.clear();
@@ -163,14 +185,15 @@ impl Sim {
                 email,
                 plan,
                 (&made.key, &made.secret),
+                asked,
                 true,
             );
         };
         let account = &mut self.model.accounts[at];
-        account
-            .keys
-            .push(new_key(&made.key, &made.secret, "API key", cap, now));
-        let key = account.keys.len() - 1;
+        let key = account.keys.len();
+        let given = (key, given.unwrap());
+        let new = new_key(&made.key, &made.secret, "API key", given, now);
+        account.keys.push(new);
         same("account of a new key", &made.account_id, &account.id)?;
         same("new key", &row(&made.key), &key_row(account, key, now))?;
         same(
@@ -180,17 +203,99 @@ impl Sim {
         )
     }
 
+    /// Who asks for a change of a key. `None` if nobody, for the key has ended and was never let in.
+    fn asking(&mut self, by: Option<Who>) -> Result<Option<Caller>, String> {
+        match by {
+            None => Ok(Some(Caller::Admin)),
+            Some(by) => Ok(self.principal(by)?.map(Caller::Key)),
+        }
+    }
+
+    pub(super) async fn rotate(&mut self, by: Option<Who>, key: Who, grace: u32) -> Step {
+        let Some(caller) = self.asking(by)? else {
+            return Ok(());
+        };
+        let id = self.model.accounts[key.0].keys[key.1].id.clone();
+        let found = self
+            .app()
+            .rotate_key(&caller, KeyAddress::parse(id), grace, cause(&caller))
+            .await
+            .map_err(no);
+        let now = self.now;
+        let account = &mut self.model.accounts[key.0];
+        let expected = if by.is_some_and(|by| by.0 != key.0) {
+            Err(Refused::NoSuchKey)
+        } else {
+            account.rotate(by.map(|by| by.1), key.1, grace, now)
+        };
+        let Some((found, ())) = self.agree("rotate", found, expected)? else {
+            return Ok(());
+        };
+        self.unflushed.clear();
+        let account = &mut self.model.accounts[key.0];
+        let (made, at) = (&found.successor, account.keys.len() - 1);
+        let id = made.key.id.to_string();
+        account.keys[key.1].successor = Some(id.clone());
+        let new = &mut account.keys[at];
+        (new.id, new.secret) = (id, made.secret.reveal().to_owned());
+        let account = &self.model.accounts[key.0];
+        same("successor", &row(&made.key), &key_row(account, at, now))?;
+        same(
+            "rotated key",
+            &row(&found.old),
+            &key_row(account, key.1, now),
+        )?;
+        same("plan of it", &made.plan, &account.numbers(at, now).plan)?;
+        // From the answer on.
+        self.principal(key)?;
+        self.principal((key.0, at)).map(drop)
+    }
+
+    pub(super) async fn change_key(&mut self, by: Option<Who>, key: Who, asked: &Asked) -> Step {
+        let Some(caller) = self.asking(by)? else {
+            return Ok(());
+        };
+        let id = self.model.accounts[key.0].keys[key.1].id.clone();
+        let change = KeyChange {
+            description: asked.description.map(str::to_owned),
+            scopes: asked.scopes,
+            expires_at: asked.expires.map(|end| end.map(Timestamp::from_micros)),
+            credits_cap: asked.credits,
+        };
+        let found = self
+            .app()
+            .change_key(&caller, KeyAddress::parse(id), change, cause(&caller))
+            .await
+            .map_err(no);
+        let now = self.now;
+        let account = &mut self.model.accounts[key.0];
+        let expected = if by.is_some_and(|by| by.0 != key.0) {
+            Err(Refused::NoSuchKey)
+        } else {
+            account.change_key(by.map(|by| by.1), key.1, asked, now)
+        };
+        let Some(((_, found), ())) = self.agree("change key", found, expected)? else {
+            return Ok(());
+        };
+        self.unflushed.clear();
+        let account = &self.model.accounts[key.0];
+        same("changed key", &row(&found), &key_row(account, key.1, now))?;
+        self.principal(key).map(drop)
+    }
+
     pub(super) async fn revoke(&mut self, by: Option<Who>, key: Who, form: Form) -> Step {
         let caller = match by {
             None => Caller::Admin,
-            // A request with a revoked key ends before this.
-            Some(by) if self.model.accounts[by.0].keys[by.1].revoked.is_some() => {
-                return self.principal(by).map(drop);
+            // A request with a key that has ended ends before this, and so does one without the scope.
+            Some(by) => {
+                let asking = &self.model.accounts[by.0].keys[by.1];
+                let over = asking.ended(self.now).is_some();
+                let manages = asking.successor.is_none() && asking.scopes.contains(Scope::Keys);
+                match self.principal(by)? {
+                    Some(principal) if !over && manages => Caller::Key(principal),
+                    _ => return Ok(()),
+                }
             }
-            Some(by) => match self.principal(by)? {
-                Some(principal) => Caller::Key(principal),
-                None => return Ok(()),
-            },
         };
         let target = &self.model.accounts[key.0].keys[key.1];
         let text = match form {
@@ -239,7 +344,8 @@ impl Sim {
         let model = &self.model.accounts[by.0];
         same("account of the keys", &account.account_id, &model.id)?;
         let found: Vec<_> = keys.iter().map(row).collect();
-        let listed = (0..model.keys.len()).filter(|key| all || model.keys[*key].revoked.is_none());
+        let is_active = |key: &usize| model.keys[*key].ended(self.now).is_none();
+        let listed = (0..model.keys.len()).filter(|key| all || is_active(key));
         let expected: Vec<_> = listed.map(|key| key_row(model, key, self.now)).collect();
         self.answered("2xx");
         same("keys", &found, &expected)
@@ -251,7 +357,7 @@ impl Sim {
         let mut expected = Vec::new();
         for account in self.in_order() {
             for (at, key) in account.keys.iter().enumerate() {
-                if all || key.revoked.is_none() {
+                if all || key.ended(self.now).is_none() {
                     expected.push((account.id.clone(), key_row(account, at, self.now)));
                 }
             }
@@ -291,7 +397,10 @@ impl Sim {
         let needle = contains.unwrap_or_default().to_lowercase();
         let mut fit = self.in_order();
         fit.retain(|account| account.id.to_lowercase().contains(&needle));
-        let active = fit.iter().filter(|account| account.active() > 0).count();
+        let active = fit
+            .iter()
+            .filter(|account| account.active_at(self.now) > 0)
+            .count();
         same(
             "accounts",
             &(page.total, page.active),
@@ -312,11 +421,11 @@ impl Sim {
         let shown = |a: &&Account| {
             let mut account = (*a).clone();
             // The account's own numbers are those of a key without a cap.
-            account.keys[0].cap = None;
+            (account.keys[0].cap, account.keys[0].credits) = (None, None);
             (
                 a.id.clone(),
                 a.email.clone(),
-                a.active() > 0,
+                a.active_at(self.now) > 0,
                 account.numbers(0, self.now),
             )
         };
@@ -373,7 +482,7 @@ fn new_key(
     row: &KeyRow,
     secret: &Secret,
     description: &'static str,
-    cap: Option<Plan>,
+    (lineage, given): (usize, Given),
     now: Micros,
 ) -> Key {
     assert!(KeyId::parse(row.id.as_str()).is_some());
@@ -381,10 +490,16 @@ fn new_key(
         secret: secret.reveal().to_owned(),
         id: row.id.to_string(),
         description,
-        cap,
         created: now,
-        revoked: None,
+        lineage,
+        cap: given.cap,
+        credits: given.credits,
         spent: Spent::default(),
+        scopes: given.scopes,
+        expires: given.expires,
+        successor: None,
+        revoked: None,
+        expired: false,
     }
 }
 

@@ -19,7 +19,7 @@ impl Sim {
         let before = Unflushed {
             by,
             money: account.money,
-            spent: account.keys[by.1].spent,
+            spent: account.first(by.1).spent,
         };
         let numbers = account.debit(by.1, READ, self.now)?;
         self.unflushed.push(before);
@@ -37,8 +37,8 @@ impl Sim {
             return Ok(());
         };
         let account = &self.model.accounts[by.0];
-        let key = &account.keys[by.1];
-        let last = if key.cap.is_some() {
+        let key = account.first(by.1);
+        let last = if key.cap.is_some() || key.credits.is_some() {
             key.spent.last
         } else {
             account.money.last

@@ -98,7 +98,7 @@ impl Sim {
             (true, since) => since,
             (false, _) => None,
         };
-        let status = match (account.suspended.is_some(), account.active() > 0) {
+        let status = match (account.suspended.is_some(), account.active_at(self.now) > 0) {
             (true, _) => "suspended",
             (false, true) => "active",
             (false, false) => "inactive",
