@@ -191,8 +191,6 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
     };
     let user = [
         ("/admin/user/{key}/plan", "plan"),
-        ("/admin/user/{key}/history", "history"),
-        ("/admin/user/{key}/statement", "statement"),
         ("/admin/user/{key}/credits", "credits"),
         ("/admin/user/{key}/suspend", "suspend"),
         ("/admin/user/{key}/reactivate", "reactivate"),
