@@ -223,8 +223,13 @@ async fn what_is_restored_is_what_was_there() {
         store.back_up(&path, later, &mut |_, _| ControlFlow::Continue(()))
     };
     let second = tokio::task::block_in_place(again).unwrap();
-    assert_eq!(second.contents, contents);
-    let [a, b] = ["a.backup", "b.backup"].map(|name| fs::read(folders.path(name)).unwrap());
+    // The row of the audit log that tells of the restore is new.
+    assert_eq!(second.contents.records, contents.records + 1);
+    let last = folders.path("c.backup");
+    let again = || store.back_up(&last, NOW, &mut |_, _| ControlFlow::Continue(()));
+    let third = tokio::task::block_in_place(again).unwrap();
+    assert_eq!(third.contents, second.contents);
+    let [a, b] = ["c.backup", "b.backup"].map(|name| fs::read(folders.path(name)).unwrap());
     assert!(a[..52] != b[..52] && a[52..] == b[52..]);
 
     let taken = store
