@@ -115,12 +115,11 @@ impl App {
     /// Whatever the store says.
     pub async fn ensure_default_key(&self, secret: &Secret) -> Result<(), Failure> {
         match self.authenticate(secret) {
-            Ok(_) => return Ok(()),
+            Ok(_) | Err(Failure::AccountSuspended) => return Ok(()),
             Err(Failure::KeyRevoked | Failure::KeyExpired) => {
                 log::warn!("JAVLIN_API_KEY was revoked and stays revoked; set another or unset it");
                 return Ok(());
             }
-            Err(Failure::AccountSuspended) => return Ok(()),
             Err(Failure::InvalidKey) => {}
             Err(failure) => return Err(failure),
         }

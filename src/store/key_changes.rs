@@ -113,7 +113,7 @@ impl Store {
         now: Timestamp,
         cause: Cause,
     ) -> Result<KeyRow, OpError<KeyRefusal>> {
-        let step = |inner: &Inner| inner.create_key(account, key, maker, now, cause);
+        let step = |inner: &Inner| inner.create_key(account, key, maker, now, &cause);
         self.change_keys(account, step).await
     }
 
@@ -148,7 +148,7 @@ impl Store {
         now: Timestamp,
         cause: Cause,
     ) -> Result<(KeyRow, KeyRow), OpError<KeyRefusal>> {
-        let step = |inner: &Inner| inner.rotate_key(account, id, successor, by, now, cause);
+        let step = |inner: &Inner| inner.rotate_key(account, id, successor, by, now, &cause);
         self.change_keys(account, step).await
     }
 
@@ -166,7 +166,7 @@ impl Store {
         now: Timestamp,
         cause: Cause,
     ) -> Result<KeyRow, OpError<KeyRefusal>> {
-        let step = |inner: &Inner| inner.change_key(account, id, change, by, now, cause);
+        let step = |inner: &Inner| inner.change_key(account, id, change, by, now, &cause);
         self.change_keys(account, step).await
     }
 
@@ -290,7 +290,7 @@ impl Inner {
         key: NewKey,
         maker: Option<KeyNo>,
         now: Timestamp,
-        cause: Cause,
+        cause: &Cause,
     ) -> Result<KeyRow, SwapError<KeyRefusal>> {
         let rights = self.rights(account, maker, now)?;
         let given = rights.give(&key, &self.usage(account)?);
@@ -442,7 +442,7 @@ impl Inner {
         successor: Successor,
         by: Option<KeyNo>,
         now: Timestamp,
-        cause: Cause,
+        cause: &Cause,
     ) -> Result<(KeyRow, KeyRow), SwapError<KeyRefusal>> {
         let rights = self.rights(account, by, now)?;
         let (old_hash, old) = self.key_called(id)?;
@@ -562,7 +562,7 @@ impl Inner {
         change: KeyChange,
         by: Option<KeyNo>,
         now: Timestamp,
-        cause: Cause,
+        cause: &Cause,
     ) -> Result<KeyRow, SwapError<KeyRefusal>> {
         let rights = self.rights(account, by, now)?;
         let (usage, users) = (self.usage(account)?, self.account_record(account)?);
@@ -877,8 +877,8 @@ impl KeyChange {
                 self.credits_cap.is_some_and(|cap| cap != old_credits),
             ),
         ];
-        let changed = changes.into_iter().filter(|(_, changed)| *changed);
-        changed.map(|(name, _)| name.to_owned()).collect()
+        let real = changes.into_iter().filter(|(_, is_real)| *is_real);
+        real.map(|(name, _)| name.to_owned()).collect()
     }
 }
 
