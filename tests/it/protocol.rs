@@ -45,7 +45,7 @@ const UNKNOWN: [&str; 16] = [
     "/apikey/",
     "/apikey/a/b",
     "/admin",
-    "/admin/user/a",
+    "/admin/user",
     "/admin/user//plan",
     "/admin/user/a/plan/",
 ];
