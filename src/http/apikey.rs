@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use super::account::email_field;
 use super::error::{ApiError, Code};
 use super::reply::{Answer, Pagination, Reply};
-use super::request::{Fields, Nullable, Request, future, whole};
+use super::request::{Fields, Request, future, whole};
 
 /// Most characters of a key's description.
 const DESCRIPTION_CHARS_MAX: usize = 256;
@@ -185,17 +185,16 @@ fn description_field(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     Ok(description)
 }
 
-/// Takes what bounds a new key, or is to be changed of one: the end and the credits can be null there.
-fn limit_fields(
-    fields: &mut Fields,
-    now: Timestamp,
-) -> Result<(Option<Scopes>, Nullable<Timestamp>, Nullable<u64>), ApiError> {
-    let scopes = fields.scopes("scopes")?;
-    let ends = fields.nullable("expires_at", |value| future("expires_at", value, now))?;
-    let credits = fields.nullable("credits_per_cycle", |value| {
-        whole("credits_per_cycle", value, u64::MAX)
-    })?;
-    Ok((scopes, ends, credits))
+/// Takes what can be said of a new key, and changed of one: its end and its credits can be null there.
+fn change_fields(fields: &mut Fields, now: Timestamp) -> Result<KeyChange, ApiError> {
+    Ok(KeyChange {
+        description: description_field(fields)?,
+        scopes: fields.scopes("scopes")?,
+        expires_at: fields.nullable("expires_at", |value| future("expires_at", value, now))?,
+        credits_cap: fields.nullable("credits_per_cycle", |value| {
+            whole("credits_per_cycle", value, u64::MAX)
+        })?,
+    })
 }
 
 /// `POST /apikey/new`.
@@ -210,8 +209,7 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
     let email = email_field(&mut fields)?;
     let account_id = fields.string("account_id")?.map(account_id_form);
     let plan = fields.plan("plan", app.plans())?;
-    let description = description_field(&mut fields)?;
-    let (scopes, expires_at, credits_per_cycle) = limit_fields(&mut fields, app.now())?;
+    let asked = change_fields(&mut fields, app.now())?;
     let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
     let owner = match (email, account_id) {
@@ -231,11 +229,11 @@ pub(super) async fn create(app: App, request: Request) -> Answer {
             CreateKey {
                 owner,
                 plan,
-                description,
+                description: asked.description,
                 limits: KeyLimits {
-                    expires_at: expires_at.flatten(),
-                    scopes,
-                    credits_per_cycle: credits_per_cycle.flatten(),
+                    expires_at: asked.expires_at.flatten(),
+                    scopes: asked.scopes,
+                    credits_per_cycle: asked.credits_cap.flatten(),
                 },
             },
             request.cause(reason),
@@ -285,15 +283,8 @@ pub(super) async fn change(app: App, request: Request) -> Answer {
             "Send description, scopes, expires_at or credits_per_cycle.",
         ));
     }
-    let description = description_field(&mut fields)?;
-    let (scopes, expires_at, credits_cap) = limit_fields(&mut fields, app.now())?;
+    let change = change_fields(&mut fields, app.now())?;
     fields.finish()?;
-    let change = KeyChange {
-        description,
-        scopes,
-        expires_at,
-        credits_cap,
-    };
     let changed = app.change_key(&request.caller, address, change, request.cause(None));
     let (account, key) = changed.await?;
     let (account_id, current) = match &request.caller {

@@ -190,6 +190,7 @@ impl Fields {
     }
 
     /// Takes a field that can be null to say something: `Some(None)` is that null.
+    #[expect(clippy::option_option, reason = "absent, null and a value are three")]
     pub(super) fn nullable<T>(
         &mut self,
         name: &str,

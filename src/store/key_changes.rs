@@ -879,7 +879,7 @@ impl KeyChange {
                 self.credits_cap.is_some_and(|cap| cap != old_credits),
             ),
         ];
-        let real = changes.into_iter().filter(|(_, is_other)| *is_other);
+        let real = changes.into_iter().filter(|(_, is_real)| *is_real);
         real.map(|(name, _)| name.to_owned()).collect()
     }
 }
