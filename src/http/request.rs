@@ -33,7 +33,6 @@ const TIME_MAX: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
 
 /// A field that can be null to say something: `Some(None)` is that null, `None` a field that is not there.
-#[expect(clippy::option_option, reason = "three states, as in the body")]
 pub(super) type Nullable<T> = Option<Option<T>>;
 
 /// A request on its way to a handler.
@@ -190,7 +189,6 @@ impl Fields {
     }
 
     /// Takes a field that can be null to say something: `Some(None)` is that null.
-    #[expect(clippy::option_option, reason = "absent, null and a value are three")]
     pub(super) fn nullable<T>(
         &mut self,
         name: &str,

@@ -182,13 +182,16 @@ impl Rights {
     }
 }
 
+/// A limit that can be set, taken away (`Some(None)`), or left as it is.
+pub(crate) type Limit<T> = Option<Option<T>>;
+
 /// What is asked of a new key, or to be changed of one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     pub plan: Option<Plan>,
     pub scopes: Option<Scopes>,
-    pub expires: Option<Option<Micros>>,
-    pub credits: Option<Option<u64>>,
+    pub expires: Limit<Micros>,
+    pub credits: Limit<u64>,
     pub description: Option<&'static str>,
 }
 
@@ -413,7 +416,7 @@ impl Account {
         if amount < 0 && left < amount.unsigned_abs() {
             return Err(Refused::TooFew(left));
         }
-        money.granted = money.granted.strict_add_signed(amount);
+        money.granted = money.granted.checked_add_signed(amount).unwrap();
         self.money = money;
         Ok(money)
     }

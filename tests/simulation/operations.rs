@@ -304,6 +304,10 @@ impl Generator {
         self.of_kind(kind, model, now, random)
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table of operations, a few lines each"
+    )]
     pub(crate) fn of_kind(
         &mut self,
         kind: &str,

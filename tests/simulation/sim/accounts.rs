@@ -59,6 +59,10 @@ impl Sim {
     }
 
     /// Enters a new account with its first key into the model.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a sign-up was asked and has answered"
+    )]
     pub(super) fn made(
         &mut self,
         name: AccountKey,
