@@ -124,7 +124,9 @@ fn traces(store: &Store, account: AccountKey) -> Vec<String> {
     records(store)
         .into_iter()
         .filter(|((tree, key), value)| {
-            let hints = if tree == "audit" { &hints[1..] } else { &hints };
+            // The audit log and its index name the account by its internal id, and by nothing else.
+            let of_log = tree == "audit" || tree == "audit_accounts";
+            let hints = if of_log { &hints[1..] } else { &hints };
             hints
                 .iter()
                 .any(|hint| holds(key, hint) || holds(value, hint))
