@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     clippy::similar_names,
     reason = "a test that meets what it does not expect has to fail at once"
 )]

@@ -100,6 +100,7 @@ fn serve(data: &Path, args: &[&str]) -> Process {
 /// Shows that a new directory takes the file at its first start, what `GET /plans` tells, that requests cost what
 /// the file says, and that later starts need no file.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn a_first_start_applies_the_file() {
     let place = Place::new();
     let file = place.file(FIRST);
@@ -228,6 +229,7 @@ fn a_first_start_applies_the_file() {
 /// Shows the way of a changed file: a start refuses it and names the command, the dry run changes nothing and says
 /// all, a plan in use stops both, `--apply` applies, and what accounts then have.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn a_changed_file_is_seen_before_it_is_applied() {
     let place = Place::new();
     let data = place.data();
