@@ -249,6 +249,8 @@ pub struct Balance {
     pub reset: Timestamp,
     /// Whether the numbers are a capped key's.
     pub capped: bool,
+    /// Whether those of the memories are too: a cap on credits alone leaves the account's room.
+    pub room_capped: bool,
 }
 
 impl Balance {
@@ -376,6 +378,7 @@ impl Usage {
             memory_remaining: plan.memories_max().saturating_sub(self.held),
             reset: self.cycle_end,
             capped: false,
+            room_capped: false,
         }
     }
 
@@ -400,6 +403,7 @@ impl Usage {
             own.credits_limit = own.plan.credits_per_cycle();
             own.memory_limit = own.plan.memories_max();
             own.memory_count = share.held;
+            own.room_capped = true;
             let room = own.memory_limit.saturating_sub(share.held);
             own.memory_remaining = room.min(account.memory_remaining);
         }

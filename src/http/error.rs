@@ -660,7 +660,7 @@ fn out_of_credits(balance: &Balance, cost: u64) -> ApiError {
     .with("credits_remaining", balance.credits_remaining)
     .with("cost", cost)
     .with("reset_date", balance.reset.to_string())
-    .scoped(balance)
+    .scoped(balance, balance.capped)
 }
 
 fn memory_limit_exceeded(balance: &Balance) -> ApiError {
@@ -673,14 +673,14 @@ fn memory_limit_exceeded(balance: &Balance) -> ApiError {
         .with("current_count", count)
         .with("limit", limit)
         .with("plan", plan.name())
-        .scoped(balance)
+        .scoped(balance, balance.room_capped)
 }
 
 impl ApiError {
     /// Adds whose numbers a 402 tells, and the numbers for its headers.
-    fn scoped(mut self, balance: &Balance) -> Self {
+    fn scoped(mut self, balance: &Balance, is_keys: bool) -> Self {
         self.balance = Some(Box::new(*balance));
-        if balance.capped {
+        if is_keys {
             self.with("scope", "key")
         } else {
             self

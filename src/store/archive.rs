@@ -331,9 +331,12 @@ impl BackupContents {
             Placed::Key(_) => Some(&mut self.keys),
             Placed::Memory(_) => Some(&mut self.memories),
             Placed::Replay(_) => Some(&mut self.replays),
-            Placed::Usage(_) | Placed::Piece | Placed::Ledger | Placed::Audit | Placed::Plan => {
-                None
-            }
+            Placed::Usage(_)
+            | Placed::Piece
+            | Placed::Ledger
+            | Placed::ErasedLedger
+            | Placed::Audit
+            | Placed::Plan => None,
         };
         if let Some(counter) = counter {
             *counter = counter.saturating_add(1);

@@ -191,6 +191,7 @@ impl Reading<'_, '_> {
             }
             last = accounts.last().copied();
             if accounts.len() < ACCOUNTS {
+                self.erased()?;
                 self.audit()?;
                 return self.look();
             }
@@ -235,6 +236,15 @@ impl Reading<'_, '_> {
         for entry in trees.ledger.range(op_key(account, 0)..=gone) {
             let (key, value) = entry?;
             self.put(Kind::Ledger, &key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is kept of the ledgers of erased accounts.
+    fn erased(&mut self) -> Result<(), End> {
+        for entry in &self.inner.trees.erased_ledger {
+            let (key, value) = entry?;
+            self.put(Kind::ErasedLedger, &key, &value)?;
         }
         Ok(())
     }

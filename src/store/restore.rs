@@ -227,6 +227,7 @@ impl Restoring {
                 insert(&trees.replays, key, value)?;
             }
             Placed::Ledger => pieces::put(&trees.ledger, key, value).map(drop)?,
+            Placed::ErasedLedger => pieces::put(&trees.erased_ledger, key, value).map(drop)?,
             Placed::Audit => pieces::put(&trees.audit, key, value).map(drop)?,
             Placed::Plan => insert(&trees.plans, key, value)?,
             Placed::Piece => {

@@ -2,8 +2,8 @@
 //!
 //! First the catalog, if one was applied: its head, then its plans by number. Accounts follow each other by
 //! key. Of each: its record, its usage, its keys by number, its memories by id, its recorded answers by key,
-//! its ledger by number; after a memory or an answer the pieces of it. After the last account comes the audit
-//! log by number, each row chained to the one before. What is derived is not there: `names`, `key_ids`,
+//! its ledger by number; after a memory or an answer the pieces of it. After the last account come the ledgers
+//! of erased ones, by their random ids, then the audit log by number, each row chained to the one before. What is derived is not there: `names`, `key_ids`,
 //! `account_keys`, `key_expiries`, `barred`, `replay_times` follow from the others, the saved aggregates are
 //! counted anew, and intents belong to writes under way, of which a backup has none. Nor has it events that
 //! a record still carries: they are in the log.
@@ -36,13 +36,14 @@ pub(super) enum Kind {
     Piece,
     Replay,
     Ledger,
+    ErasedLedger,
     Audit,
     PlansHead,
     Plan,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Account,
         Self::Usage,
         Self::Key,
@@ -50,6 +51,7 @@ impl Kind {
         Self::Piece,
         Self::Replay,
         Self::Ledger,
+        Self::ErasedLedger,
         Self::Audit,
         Self::PlansHead,
         Self::Plan,
@@ -68,6 +70,7 @@ impl Kind {
             Self::Plan => 8,
             Self::Ledger => 9,
             Self::Audit => 10,
+            Self::ErasedLedger => 11,
         }
     }
 
@@ -87,6 +90,7 @@ pub(super) enum Placed<'a> {
     Piece,
     Replay(ReplayRecord<'a>),
     Ledger,
+    ErasedLedger,
     Audit,
     /// Of the catalog.
     Plan,
@@ -143,6 +147,8 @@ pub(super) struct Sequence {
     /// Rows of the account's ledger that are still to come, and the number of the next.
     rows_due: u64,
     next_row: u64,
+    /// The last row of the erased accounts' ledgers.
+    erased: Option<[u8; 24]>,
     /// The number and the hash of the last row of the audit log.
     audit: Option<(u64, [u8; 32])>,
 }
@@ -210,6 +216,7 @@ impl Sequence {
                 Ok(Placed::Replay(record))
             }
             Kind::Ledger => self.ledger(exact(key)?, value),
+            Kind::ErasedLedger => self.erased_ledger(exact(key)?, value),
             Kind::Audit => self.audit(key, value),
         }
     }
@@ -230,6 +237,21 @@ impl Sequence {
         self.rows_due = self.rows_due.saturating_sub(1);
         self.next_row = no.saturating_add(1);
         Ok(Placed::Ledger)
+    }
+
+    fn erased_ledger<'a>(&mut self, key: [u8; 24], value: &[u8]) -> Result<Placed<'a>, StoreError> {
+        self.catalog_is_whole()?;
+        self.account_is_whole()?;
+        self.account = None;
+        let row: LedgerRow = decode(value)?;
+        let is_next = self.erased.is_none_or(|last| last < key) && self.audit.is_none();
+        if !is_next || part(&key, 16).map(u64::from_be_bytes) != Some(row.no) {
+            return Err(wrong(
+                "a row of an erased account's ledger is not where it belongs",
+            ));
+        }
+        self.erased = Some(key);
+        Ok(Placed::ErasedLedger)
     }
 
     fn audit<'a>(&mut self, key: &[u8], value: &[u8]) -> Result<Placed<'a>, StoreError> {
@@ -573,6 +595,10 @@ mod tests {
             users(2),
             usage(2),
         ];
+        for no in 1..=2 {
+            let (_, key, value) = ledger(7, no);
+            whole.push((Kind::ErasedLedger, key, value));
+        }
         whole.extend(audit(3));
         whole
     }
@@ -588,7 +614,8 @@ mod tests {
     }
 
     /// Shows that the order is taken, and that no record may go, come twice, or change places with the next,
-    /// but a key, a memory, an answer or the end of the audit log, that nobody misses.
+    /// but a key, a memory, an answer, a row of an erased account or the end of the audit log, that nobody
+    /// misses.
     #[test]
     fn every_record_has_one_place() {
         let whole = whole();
@@ -607,6 +634,8 @@ mod tests {
                 | Kind::Ledger
                 | Kind::PlansHead
                 | Kind::Plan => false,
+                // Which of them there were nobody knows.
+                Kind::ErasedLedger => true,
                 Kind::Audit => at + 1 == whole.len(),
             };
             assert_eq!(takes(&without).is_ok(), may_go, "without {at}");

@@ -225,6 +225,7 @@ fn spent() -> Balance {
         memory_remaining: 0,
         reset: EXAMPLE_RESET,
         capped: false,
+        room_capped: false,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::store::place::TargetError;
 use crate::store::schema::{AccountRecord, AuditRow, Trees};
 use crate::store::testing::{NOW, add, by, change, new_key, sign_up};
 use crate::store::{
-    ArchiveError, KeyState, NameTaken, NewAccount, NewKey, OpError, OpenError, Options,
+    ArchiveError, Erasure, KeyState, NameTaken, NewAccount, NewKey, OpError, OpenError, Options,
     ReplayRefusal, RestoreError, RestoreStep, Restored, restore,
 };
 
@@ -75,6 +75,7 @@ fn facts(trees: &Trees) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("pieces", &trees.pieces),
         ("usage", &trees.usage),
         ("ledger", &trees.ledger),
+        ("erased_ledger", &trees.erased_ledger),
         ("key_expiries", &trees.key_expiries),
         ("barred", &trees.barred),
         ("audit", &trees.audit),
@@ -164,6 +165,17 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
         .await
         .unwrap();
     sign_up(store, None, 3_000, new_key("idle")).await;
+    let gone = sign_up(store, None, 4_000, new_key("gone")).await;
+    add(store, gone, 1, 1, 10).await;
+    let erasure = Erasure {
+        account: gone,
+        receipt: "rcpt_1".to_owned(),
+        ledger_id: AccountKey([7; 16]),
+        now: NOW,
+        cause: by("admin"),
+    };
+    store.erase_account(erasure).await.unwrap();
+    assert_eq!(store.trees().erased_ledger.len(), 2);
     (bo, nameless)
 }
 
