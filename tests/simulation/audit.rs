@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::ops::ControlFlow;
 
+use memoryos::domain::ledger::LedgerRow;
 use memoryos::domain::plan::{Plan, PlanNo};
 use memoryos::domain::scope::Scopes;
 use memoryos::domain::time::Timestamp;
@@ -12,7 +14,7 @@ use memoryos::store::{KeyRow, PageStart, Stats, Store};
 use serde_json::Value;
 
 use crate::calendar::Micros;
-use crate::model::{Account, Model, Numbers};
+use crate::model::{Account, Ledger, Model, Numbers};
 
 /// A receiver of webhooks that takes nothing, so that all it is to be told waits.
 pub(crate) const RECEIVER: EndpointId = EndpointId(*b"receiver");
@@ -227,8 +229,43 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
         }
         let found = store.stats(account.name).await.map_err(failed)?;
         same(&format!("stats of {id}"), &found, &stats(account))?;
+        rows(store, account)?;
     }
     events(store, model).await
+}
+
+/// The rows of an account's ledger, oldest first, compared with the model: they are numbered without a gap, and
+/// come to what the model has entered, cycle by cycle, key by key, one sort after the other.
+pub(crate) fn rows(store: &Store, account: &Account) -> Result<Vec<LedgerRow>, String> {
+    let failed = |error: memoryos::store::StoreError| format!("a ledger cannot be read: {error}");
+    let usage = store.usage(account.name, Timestamp::from_micros(Micros::MIN));
+    let usage = usage.map_err(failed)?;
+    let mut rows = Vec::new();
+    let visit = |row: &LedgerRow| {
+        rows.push(row.clone());
+        ControlFlow::Continue(())
+    };
+    store.ledger(account.name, &usage, visit).map_err(failed)?;
+    let names = store.key_names(account.name).map_err(failed)?;
+    let mut found = Ledger::default();
+    for (row, no) in rows.iter().zip(1..) {
+        same(&format!("row number of {}", account.id), &row.no, &no)?;
+        let key_no = if row.key_no == 0 {
+            0
+        } else {
+            // By its id: the model numbers the keys that it knows.
+            let name = names.get(&row.key_no).map(|(id, _)| id);
+            let at = account.keys.iter().position(|key| Some(&key.id) == name);
+            1 + at.ok_or_else(|| format!("no key has the number of {row:?}"))?
+        };
+        found.enter(row.cycle.into(), key_no, row.entry, row.amount);
+    }
+    same(
+        &format!("ledger of {}", account.id),
+        &found,
+        &account.ledger,
+    )?;
+    Ok(rows)
 }
 
 /// Compares what the receiver of webhooks is to be told of keys, which never takes anything, with all that

@@ -7,18 +7,20 @@ use memoryos::app::{
     AdminAccess, App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint,
 };
 use memoryos::clock::{Clock, ManualClock};
+use memoryos::domain::account::AccountKey;
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::{Plan, Plans, Prices};
+use memoryos::domain::ledger::{Entry, LedgerRow};
+use memoryos::domain::plan::{Operation, Plan, Plans, Prices};
 use memoryos::domain::scope::Scope;
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, same};
+use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, rows, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
-use crate::model::{Account, Asked, Key, Model, Money, Refused, Spent};
+use crate::model::{Account, Asked, Key, Ledger, Model, Money, Refused, Spent, WRITE, adjustment};
 use crate::operations::{Form, Generator, Op, Owner, Who};
 use crate::random::Random;
 
@@ -76,6 +78,7 @@ struct Unflushed {
     by: Who,
     money: Money,
     spent: Spent,
+    ledger: Ledger,
 }
 
 /// What a crash may have left.
@@ -100,6 +103,8 @@ pub(crate) struct Sim {
     now: Micros,
     home: TempDir,
     generation: usize,
+    /// The rows of each account's ledger when the store was last opened: all of them are on the disk.
+    rows: HashMap<AccountKey, Vec<LedgerRow>>,
     /// `None` only while the store is being opened.
     service: Option<(App, Store)>,
 }
@@ -137,6 +142,7 @@ impl Sim {
             now,
             home,
             generation: 0,
+            rows: HashMap::new(),
             service: None,
         }
     }
@@ -156,6 +162,7 @@ impl Sim {
             }
             if step % 50 == 0 {
                 self.totals()?;
+                self.rows_are_kept(&self.rows)?;
             }
         }
         self.reopen().await
@@ -327,12 +334,57 @@ impl Sim {
 
     /// Closes the store and opens it again: everything is there, reads' debits too.
     async fn reopen(&mut self) -> Step {
+        let before = self.all_rows()?;
         self.service = None;
         self.open().await?;
         self.figures.reopened += 1;
         self.unflushed.clear();
         audit(self.store(), &self.model).await?;
+        self.rows_are(&before)?;
         self.totals()
+    }
+
+    /// The rows of all ledgers, compared with what the model says of them.
+    fn all_rows(&self) -> Result<HashMap<AccountKey, Vec<LedgerRow>>, String> {
+        let accounts = self.model.accounts.iter();
+        let rows = accounts.map(|account| Ok((account.name, rows(self.store(), account)?)));
+        rows.collect()
+    }
+
+    /// Holds that rows that were on the disk are as they were, and notes those of now.
+    fn keep_rows(&mut self) -> Step {
+        let now = self.rows_are_kept(&self.rows)?;
+        self.rows = now;
+        Ok(())
+    }
+
+    /// Holds that what was in the ledgers is in them: rows stay, and grow only where debits are rolled up.
+    fn rows_are_kept(
+        &self,
+        before: &HashMap<AccountKey, Vec<LedgerRow>>,
+    ) -> Result<HashMap<AccountKey, Vec<LedgerRow>>, String> {
+        let now = self.all_rows()?;
+        for (account, now) in &now {
+            for (at, old) in before.get(account).into_iter().flatten().enumerate() {
+                let row = now.get(at);
+                let is_kept = row.is_some_and(|row| is_grown(old, row));
+                if !is_kept {
+                    return Err(format!("a row of the ledger was {old:?} and is {row:?}"));
+                }
+            }
+        }
+        Ok(now)
+    }
+
+    /// Holds that the ledgers are as they were, row for row, and notes them.
+    fn rows_are(&mut self, before: &HashMap<AccountKey, Vec<LedgerRow>>) -> Step {
+        self.keep_rows()?;
+        for account in &self.model.accounts {
+            let of = |rows: &HashMap<_, Vec<_>>| rows.get(&account.name).cloned();
+            let what = format!("ledger of {} after a restart", account.id);
+            same(&what, &of(&self.rows), &of(before))?;
+        }
+        Ok(())
     }
 
     fn candidate(&self, what: &'static str) -> Candidate {
@@ -374,6 +426,7 @@ impl Sim {
                         self.figures.debits_lost += lost;
                         self.model = candidate.model;
                         self.unflushed.clear();
+                        self.keep_rows()?;
                         return self.totals();
                     }
                     Err(difference) if lost == 0 => {
@@ -385,7 +438,7 @@ impl Sim {
                     break;
                 };
                 let account = &mut candidate.model.accounts[debit.by.0];
-                account.money = debit.money;
+                (account.money, account.ledger) = (debit.money, debit.ledger);
                 let lineage = account.keys[debit.by.1].lineage;
                 account.keys[lineage].spent = debit.spent;
                 lost += 1;
@@ -404,15 +457,32 @@ impl Sim {
         // An addition or a change that is undone on open has still entered the cycle, and been a request.
         if let Op::Add { by, .. } | Op::Change { by, .. } | Op::Delete { by, .. } = op {
             let mut undone = self.candidate("undone");
-            undone.model.accounts[by.0].touch(by.1, self.now);
+            let account = &mut undone.model.accounts[by.0];
+            account.touch(by.1, self.now);
+            let operation = match op {
+                Op::Add { .. } => Some(Operation::AddMemory),
+                Op::Change { .. } => Some(Operation::UpdateMemory),
+                _ => None,
+            };
+            // Both are told: that it went, and that it came back.
+            if let Some(operation) = operation {
+                let cost = WRITE as i64;
+                account.enter(by.1 + 1, Entry::Debit(operation), -cost);
+                account.enter(by.1 + 1, Entry::Refund(operation), cost);
+            }
             undone.unflushed.clear();
             candidates.push(undone);
         }
         candidates.extend(self.partly(op));
-        if let Op::Adjust { account, .. } = op {
+        if let Op::Adjust {
+            account, amount, ..
+        } = op
+        {
             let mut undone = self.candidate("undone");
             let account = &mut undone.model.accounts[*account];
-            account.money = account.money.rolled(self.now);
+            account.roll(self.now);
+            account.enter(0, adjustment(*amount), *amount);
+            account.enter(0, Entry::Correction, -amount);
             undone.unflushed.clear();
             candidates.push(undone);
         }
@@ -604,9 +674,15 @@ impl Sim {
                         .map_err(|error| error.to_string())?;
                     self.unflushed.clear();
                 }
+                let before = self.all_rows()?;
                 let image = Image::of(&self.directory());
                 self.crash(&image, vec![self.candidate("between two")])
-                    .await
+                    .await?;
+                if *lost {
+                    Ok(())
+                } else {
+                    self.rows_are(&before)
+                }
             }
         }
     }
@@ -780,6 +856,15 @@ impl Sim {
     }
 }
 
+/// Whether a row is the one that it was: debits of an hour are one row, which grows.
+fn is_grown(old: &LedgerRow, new: &LedgerRow) -> bool {
+    let mut same = new.clone();
+    (same.amount, same.count) = (old.amount, old.count);
+    let grows = matches!(old.entry, Entry::Debit(_));
+    let grown = new.amount < old.amount && new.count > old.count;
+    same == *old && (new == old || grows && grown)
+}
+
 /// How a key is refused that has ended.
 fn over(key: &Key) -> Refused {
     if key.revoked.is_some() && !key.expired {
@@ -824,6 +909,7 @@ fn no(failure: Failure) -> Refused {
         Failure::KeyNotActive => Refused::NotActive,
         Failure::LastManagingKey => Refused::LastManager,
         Failure::AccountSuspended => Refused::Suspended,
+        Failure::NotConfirmed => Refused::NotConfirmed,
         Failure::TooFewCredits(balance) => Refused::TooFew(balance.credits_remaining),
         other => Refused::Fault(format!("{other:?}")),
     }
@@ -855,6 +941,7 @@ fn word(no: &Refused) -> &'static str {
         Refused::NotActive => "key_not_active",
         Refused::LastManager => "last_managing_key",
         Refused::Suspended => "account_suspended",
+        Refused::NotConfirmed => "confirmation_required",
         Refused::TooFew(_) => "insufficient_credits",
         Refused::Fault(_) => "fault",
     }
