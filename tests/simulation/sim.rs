@@ -25,6 +25,7 @@ use crate::operations::{Form, Generator, Op, Owner, Who};
 use crate::random::Random;
 
 mod accounts;
+mod erasure;
 mod memories;
 mod money;
 
@@ -34,6 +35,8 @@ pub(crate) const STEPS: usize = 1_000;
 const HISTORY: usize = 20;
 /// One in so many writes is torn, in runs that crash.
 const TORN: usize = 60;
+/// The same of erasures: rare, and of many steps.
+const TORN_ERASURES: usize = 2;
 
 /// What a run, or all of them, covered.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +53,8 @@ pub(crate) struct Figures {
     pub debits_lost: u64,
     pub settled: u64,
     pub cycles: u64,
+    /// Accounts made with the e-mail address of one that was erased.
+    pub afresh: u64,
 }
 
 impl Figures {
@@ -69,6 +74,7 @@ impl Figures {
         self.debits_lost += other.debits_lost;
         self.settled += other.settled;
         self.cycles += other.cycles;
+        self.afresh += other.afresh;
     }
 }
 
@@ -155,7 +161,11 @@ impl Sim {
             self.step = step;
             let op = self.generator.next(&self.model, self.now, &mut self.random);
             let crashing = self.generator.crashes();
-            if crashing && op.writes() && self.random.below(TORN) == 0 {
+            let odds = match op {
+                Op::Erase { .. } => TORN_ERASURES,
+                _ => TORN,
+            };
+            if crashing && op.writes() && self.random.below(odds) == 0 {
                 self.torn(&op).await?;
             } else {
                 self.perform(&op).await?;
@@ -336,6 +346,7 @@ impl Sim {
     async fn reopen(&mut self) -> Step {
         let before = self.all_rows()?;
         self.service = None;
+        self.traces()?;
         self.open().await?;
         self.figures.reopened += 1;
         self.unflushed.clear();
@@ -586,10 +597,13 @@ impl Sim {
     async fn perform(&mut self, op: &Op) -> Step {
         self.note(&format!("{op:?}"));
         *self.figures.operations.entry(op.kind()).or_default() += 1;
-        let before: Vec<Money> = self.model.accounts.iter().map(|a| a.money).collect();
+        let accounts = self.model.accounts.iter();
+        let before: HashMap<_, _> = accounts.map(|a| (a.name, a.money.cycle)).collect();
         self.dispatch(op).await?;
-        for (account, before) in self.model.accounts.iter().zip(before) {
-            self.figures.cycles += (account.money.cycle - before.cycle).unsigned_abs();
+        for account in &self.model.accounts {
+            let cycle = account.money.cycle;
+            let before = before.get(&account.name).unwrap_or(&cycle);
+            self.figures.cycles += (cycle - before).unsigned_abs();
         }
         self.invariants(op)
     }
@@ -627,6 +641,12 @@ impl Sim {
                 plan,
             } => self.plan(*account, *form, *plan).await,
             Op::Adjust { .. } | Op::Suspend { .. } | Op::Email { .. } => self.admin(op).await,
+            Op::Erase {
+                by,
+                account,
+                form,
+                confirm,
+            } => self.erase(*by, *account, *form, confirm).await,
             Op::Keys { by, all } => self.keys(*by, *all).await,
             Op::AllKeys { all, skip, limit } => self.all_keys(*all, *skip, *limit).await,
             Op::Accounts {

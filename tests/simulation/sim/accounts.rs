@@ -114,6 +114,9 @@ impl Sim {
         };
         same("a new account's id", &id, &account.id.as_str())?;
         same("a new account's key", &row(key), &key_row(&account, 0, now))?;
+        let mut gone = self.model.gone.iter();
+        let is_afresh = email.is_some() && gone.any(|gone| gone.account.email == account.email);
+        self.figures.afresh += u64::from(is_afresh);
         self.model.accounts.push(account);
         self.unflushed.clear();
         Ok(())
