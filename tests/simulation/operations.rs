@@ -245,7 +245,7 @@ const KINDS: [(&str, usize); 29] = [
     ("adjust", 5),
     ("suspend", 3),
     ("e-mail", 2),
-    ("erase", 1),
+    ("erase", 2),
     ("keys", 2),
     ("all keys", 1),
     ("accounts", 1),
