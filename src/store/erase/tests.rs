@@ -74,7 +74,7 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
         .unwrap();
     assert_ne!(first, of_second);
     // What a crash leaves of an answer, in the middle of recording it.
-    let answer = [account.0, [7; 16]].concat().try_into().unwrap();
+    let answer = [account.0, [0xA7; 16]].concat().try_into().unwrap();
     let time = replay_time_key(NOW, answer);
     store
         .trees()
