@@ -881,8 +881,8 @@ fn is_grown(old: &LedgerRow, new: &LedgerRow) -> bool {
     let mut same = new.clone();
     (same.amount, same.count) = (old.amount, old.count);
     let grows = matches!(old.entry, Entry::Debit(_));
-    let grown = new.amount < old.amount && new.count > old.count;
-    same == *old && (new == old || grows && grown)
+    let has_more = new.amount < old.amount && new.count > old.count;
+    same == *old && (new == old || grows && has_more)
 }
 
 /// How a key is refused that has ended.
