@@ -73,14 +73,13 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
         .await
         .unwrap();
     assert_ne!(first, of_second);
-    // What a crash leaves of an answer, in the middle of recording it.
+    // What a crash leaves of an answer and of a key, in the middle of making them.
     let answer = [account.0, [0xA7; 16]].concat().try_into().unwrap();
+    let (trees, empty) = (store.trees(), versioned(&[]));
     let time = replay_time_key(NOW, answer);
-    store
-        .trees()
-        .replay_times
-        .insert(time, versioned(&[]))
-        .unwrap();
+    trees.replay_times.insert(time, empty.clone()).unwrap();
+    let end = expiry_key(NOW.plus_seconds(5), account, 9);
+    trees.key_expiries.insert(end, empty).unwrap();
     (account, other)
 }
 
