@@ -75,11 +75,11 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     assert_ne!(first, of_second);
     // What a crash leaves of an answer and of a key, in the middle of making them.
     let answer = [account.0, [0xA7; 16]].concat().try_into().unwrap();
-    let (trees, empty) = (store.trees(), versioned(&[]));
+    let trees = store.trees();
     let time = replay_time_key(NOW, answer);
-    trees.replay_times.insert(time, empty.clone()).unwrap();
+    trees.replay_times.insert(time, versioned(&[])).unwrap();
     let end = expiry_key(NOW.plus_seconds(5), account, 9);
-    trees.key_expiries.insert(end, empty).unwrap();
+    trees.key_expiries.insert(end, &[]).unwrap();
     (account, other)
 }
 
