@@ -171,8 +171,13 @@ impl Book {
             (id.clone(), shown)
         });
         let keys: serde_json::Map<_, _> = keys.collect();
+        let status = match self.suspended {
+            true => "suspended",
+            false if self.keys.values().any(|key| key.active) => "active",
+            false => "inactive",
+        };
         json!({
-            "account": self.email, "status": if self.suspended { "suspended" } else { "active" },
+            "account": self.email, "status": status,
             "granted": self.granted, "used": self.lineages.iter().map(|l| l.used).sum::<u64>(),
             "held": self.lineages.iter().map(|l| l.held).sum::<u64>(), "keys": keys,
         })
