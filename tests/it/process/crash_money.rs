@@ -6,7 +6,7 @@
 //! all of them give, take and spend credits of one account, whose sums must add up, and make accounts to
 //! erase them.
 //!
-//! `CRASH_ROUNDS` sets how many rounds (10), `CRASH_SEED` repeats the choices of a run.
+//! `CRASH_ROUNDS` sets how many rounds (20), `CRASH_SEED` repeats the choices of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -921,7 +921,7 @@ fn load_and_kill(process: Process, parts: &mut Vec<Part>, pot: &Pot, dice: &mut 
 /// Shows that after a kill keys, credits, standing, addresses and erasures are as they were answered.
 #[test]
 fn keys_and_credits_survive_sigkill() {
-    let rounds = number("CRASH_ROUNDS").unwrap_or(10);
+    let rounds = number("CRASH_ROUNDS").unwrap_or(20);
     let seed = number("CRASH_SEED").unwrap_or_else(|| {
         let now = std::time::SystemTime::now();
         let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
