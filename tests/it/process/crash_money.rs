@@ -1,6 +1,6 @@
 //! SIGKILL under changes of keys, credits, standing and addresses, and under erasures; then a check of each.
 //!
-//! Four clients each have an account of their own, of which nobody else changes anything: its book is a
+//! Twelve clients each have an account of their own, of which nobody else changes anything: its book is a
 //! line, and at most its last request is unknown (the connection ended first). After the restart the service
 //! must show the book as it is without that request, or as it is with it: whole or not at all. Besides,
 //! all of them give, take and spend credits of one account, whose sums must add up, and make accounts to
@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 use super::crash::{Dice, number};
 use super::{ADMIN, Answer, Client, NoAnswer, PATIENCE, Process, memory, run};
 
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 12;
 /// What a plan of the accounts grants.
 const GRANTED: u64 = 100_000;
 /// What a memory costs.
 const PRICE: u64 = 2;
 /// Active keys from which on a client makes no more.
-const KEYS: usize = 40;
+const KEYS: usize = 20;
 /// The grace of a rotation that has one: longer than a run.
 const GRACE: u64 = 86_400;
 const ENV: &[(&str, &str)] = &[("ADMIN_KEY", ADMIN)];
@@ -401,6 +401,14 @@ struct Part {
     counts: BTreeMap<String, u64>,
 }
 
+/// What most requests of a round are, so that a kill finds some of them half done.
+#[derive(Debug, Clone, Copy)]
+enum Mostly {
+    Any,
+    Rotate,
+    Adjust,
+}
+
 /// A request: method, path, credential, its own name, body, and the status it must have.
 type Request = (
     &'static str,
@@ -412,7 +420,7 @@ type Request = (
 );
 
 impl Part {
-    fn choose(&mut self, dice: &mut Dice) -> Op {
+    fn choose(&mut self, dice: &mut Dice, mostly: Mostly) -> Op {
         self.serial += 1;
         let name = format!("c{}-{}", self.n, self.serial);
         let amount = |dice: &mut Dice| match dice.below(2) {
@@ -438,7 +446,12 @@ impl Part {
             let (key, _) = dice.pick(&active).clone();
             return Op::Revoke { key };
         }
-        match dice.below(24) {
+        let draw = match mostly {
+            Mostly::Rotate if dice.below(4) > 0 => 3,
+            Mostly::Adjust if dice.below(4) > 0 => 13,
+            _ => dice.below(24),
+        };
+        match draw {
             0..3 => Op::Spend {
                 key: dice.pick(&told).0.clone(),
             },
@@ -638,9 +651,15 @@ impl Part {
         }
     }
 
-    fn work(mut self, mut client: Client, mut dice: Dice, pot: &Pot, answered: &AtomicU64) -> Self {
+    fn work(
+        mut self,
+        mut client: Client,
+        (mut dice, mostly): (Dice, Mostly),
+        pot: &Pot,
+        answered: &AtomicU64,
+    ) -> Self {
         loop {
-            let op = self.choose(&mut dice);
+            let op = self.choose(&mut dice, mostly);
             let (method, path, credential, own, body, status) = self.request(&op, pot);
             let mut headers = vec![(credential.0, credential.1.as_str())];
             headers.extend(own.as_deref().map(|name| ("Idempotency-Key", name)));
@@ -894,14 +913,15 @@ fn verify_whole(client: &mut Client, parts: &[Part]) -> Vec<String> {
 
 /// Load until so many requests were answered, then SIGKILL.
 fn load_and_kill(process: Process, parts: &mut Vec<Part>, pot: &Pot, dice: &mut Dice) {
-    let answers = 10 + dice.next() % 250;
+    let answers = 10 + dice.next() % 150;
+    let mostly = *dice.pick(&[Mostly::Any, Mostly::Rotate, Mostly::Adjust]);
     let spins = dice.below(200_000);
     let answered = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let threads: Vec<_> = parts
             .drain(..)
             .map(|part| {
-                let (client, dice) = (process.client(), Dice(dice.next()));
+                let (client, dice) = (process.client(), (Dice(dice.next()), mostly));
                 let answered = &answered;
                 scope.spawn(move || part.work(client, dice, pot, answered))
             })
@@ -955,6 +975,7 @@ fn keys_and_credits_survive_sigkill() {
         }
     };
     let mut parts: Vec<Part> = (0..CLIENTS).map(part).collect();
+    let mut settled = 0;
     for round in 0..rounds {
         load_and_kill(process, &mut parts, &pot, &mut dice);
         // In every third round the start after the kill is killed as well.
@@ -968,6 +989,12 @@ fn keys_and_credits_survive_sigkill() {
         let workers = *dice.pick(&["2", "16", "32"]);
         let env = [("ADMIN_KEY", ADMIN), ("TOKIO_WORKER_THREADS", workers)];
         process = Process::start(data.path(), &[], &env);
+        let line = process.log.wait_for("were settled", Duration::ZERO);
+        let words = line.iter().flat_map(|line| line.split_whitespace());
+        settled += words
+            .filter_map(|word| word.parse::<u64>().ok())
+            .next()
+            .unwrap_or(0);
         let mut client = process.client();
         let mut wrong = Vec::new();
         for part in &mut parts {
@@ -991,6 +1018,7 @@ fn keys_and_credits_survive_sigkill() {
     process.stop();
     let (code, out, errors) = run(&["check", "--data-dir", data.path().to_str().unwrap()], &[]);
     assert_eq!(code, 0, "{out}{errors}");
+    println!("{settled} writes settled at starts");
     let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
     for (name, count) in parts.iter().flat_map(|part| &part.counts) {
         *totals.entry(name).or_default() += count;
