@@ -186,7 +186,7 @@ impl Key {
 }
 
 /// What a key has and can give away.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Rights {
     scopes: Scopes,
     expires: Option<Micros>,
@@ -543,7 +543,7 @@ impl Account {
         let left = money.granted - money.used;
         let (old, new) = (terms(before).0, terms(plan).0);
         if new > old {
-            money.granted = money.used + new;
+            money.granted = money.used + new.max(left);
         } else if new < old {
             money.granted = money.used + left.min(new);
         }
@@ -609,14 +609,17 @@ impl Account {
         let cap = asked.plan.or(own.cap);
         let credits = asked.credits.flatten();
         let most = terms(cap.map_or(plan, |cap| cap.min(plan))).0;
-        let most = most.min(own.credits.unwrap_or(most));
-        if credits.is_some_and(|credits| credits > most) {
+        // A new key counts for itself: a key with bounded credits has none to give.
+        let most = if own.credits.is_some() { 0 } else { most };
+        if credits.is_some_and(|credits| credits > most)
+            || (own.credits.is_some() && credits.is_none())
+        {
             return Err(Refused::AboveCredits(most));
         }
         self.make_room(now)?;
         Ok(Given {
             cap,
-            credits: credits.or(own.credits),
+            credits,
             scopes: wanted.scopes,
             expires: wanted.expires,
         })
@@ -697,6 +700,9 @@ impl Account {
             credits: asked.credits.unwrap_or(has.credits),
             cap: has.cap,
         };
+        if gets != has {
+            own.covers(&has)?;
+        }
         if has.covers(&gets).is_err() {
             own.covers(&gets)?;
         }
@@ -729,7 +735,7 @@ impl Account {
         admin: bool,
         now: Micros,
     ) -> Result<Micros, Refused> {
-        if let Some(at) = self.keys[key].ended(now) {
+        if let Some(at) = self.keys[key].revoked {
             return Ok(at);
         }
         let (last, managed) = (self.active() == 1, self.keys[key].manages());

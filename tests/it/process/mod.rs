@@ -20,6 +20,7 @@ mod check;
 mod cli;
 mod compact;
 mod crash;
+mod crash_money;
 mod durable;
 mod faults;
 mod hostile;
