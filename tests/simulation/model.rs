@@ -430,8 +430,11 @@ impl Account {
     pub(crate) fn roll(&mut self, now: Micros) {
         let before = self.money.cycle;
         self.money = self.money.rolled(now);
-        if self.money.cycle > before {
-            self.enter(0, Entry::Grant, self.money.granted as i64);
+        // Also of those in which nothing happened; of the last eleven, if there are more.
+        let now = self.money.cycle;
+        for cycle in (before + 1).max(now - 11)..=now {
+            let granted = self.money.granted as i64;
+            self.ledger.enter(cycle, 0, Entry::Grant, granted);
         }
     }
 
