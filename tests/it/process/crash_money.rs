@@ -518,9 +518,8 @@ impl Part {
         let admin = || ("X-ADMIN-KEY", ADMIN.to_owned());
         let with = |secret: &str| ("X-API-KEY", secret.to_owned());
         let secret = |key: &str| self.book.keys[key].secret.clone().unwrap();
-        let by = |key: &str, itself: bool| match itself {
-            true => with(&secret(key)),
-            false => admin(),
+        let by = |key: &str, itself: bool| {
+            if itself { with(&secret(key)) } else { admin() }
         };
         let own = |route: &str| format!("/admin/user/{}/{route}", self.first);
         let why = "a crash test";
@@ -991,10 +990,8 @@ fn keys_and_credits_survive_sigkill() {
         process = Process::start(data.path(), &[], &env);
         let line = process.log.wait_for("were settled", Duration::ZERO);
         let words = line.iter().flat_map(|line| line.split_whitespace());
-        settled += words
-            .filter_map(|word| word.parse::<u64>().ok())
-            .next()
-            .unwrap_or(0);
+        let mut numbers = words.filter_map(|word| word.parse::<u64>().ok());
+        settled += numbers.next().unwrap_or(0);
         let mut client = process.client();
         let mut wrong = Vec::new();
         for part in &mut parts {
