@@ -133,6 +133,10 @@ pub struct LimitArgs {
     #[arg(long, env = "LIMIT_FREE_ROUTES", default_value_t = 600, value_name = "N",
           value_parser = clap::value_parser!(u32).range(0..=LIMIT_MAX))]
     pub limit_free_routes: u32,
+    /// Keys made, changed, rotated and revoked by an account itself, an hour; 0 is no limit.
+    #[arg(long, env = "LIMIT_KEY_CHANGES", default_value_t = 300, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(0..=LIMIT_MAX))]
+    pub limit_key_changes: u32,
     /// Sign-ups from each address, an hour; an IPv6 address counts as its /64; 0 is no limit.
     #[arg(long, env = "LIMIT_SIGNUP_HOUR", default_value_t = 5, value_name = "N",
           value_parser = clap::value_parser!(u32).range(0..=LIMIT_MAX))]
@@ -176,6 +180,7 @@ impl LimitArgs {
         }
         RateLimits {
             free_routes: self.limit_free_routes,
+            key_changes: self.limit_key_changes,
             signup_hour: self.limit_signup_hour,
             signup_day: self.limit_signup_day,
             signup_global: self.limit_signup_global,

@@ -730,12 +730,13 @@ fn announce_limits(config: &Config) {
     };
     log::info!(
         "rate limits: sign-up {} an hour and {} a day from an address, {} an hour in all; {} wrong keys a minute \
-         from an address; {} free requests a minute for an account",
+         from an address; {} free requests a minute and {} changes of keys an hour for an account",
         told(limits.signup_hour),
         told(limits.signup_day),
         told(limits.signup_global),
         told(limits.auth_failures),
         told(limits.free_routes),
+        told(limits.key_changes),
     );
     if !config.trusted_proxies.is_empty() {
         let networks: Vec<String> = config

@@ -10,6 +10,10 @@ use crate::store::{AccountRow, Adjust, KeyRow, NameTaken, OpError, ReplayRefusal
 use super::memories::idempotency_hashes;
 use super::{App, Failure, Target};
 
+/// Keys that one answer lists besides the active ones: the newest. Ended keys are kept for ever, so that there
+/// may be any number.
+const KEYS_LISTED_MAX: usize = 1_000;
+
 /// Credits that an admin wants to give or take.
 #[derive(Debug)]
 pub struct AdjustRequest {
@@ -208,9 +212,9 @@ impl App {
         let now = self.now();
         self.blocking(move |store| {
             let row = store.account(account, now)?;
-            let row = row.ok_or_else(|| StoreError::Corrupt("a key has no account".to_owned()))?;
+            let row = row.ok_or(StoreError::NoAccount)?;
             let keys = if revoked_too {
-                store.keys(account, now)?
+                store.newest_keys(account, KEYS_LISTED_MAX, now)?
             } else {
                 row.keys.clone()
             };

@@ -3,6 +3,7 @@
 //! | limit | counts | of |
 //! | --- | --- | --- |
 //! | `free-routes` | requests that cost no credits; what costs some is limited by them | an account |
+//! | `key-changes` | keys made, changed, rotated and revoked: each leaves a trace for ever | an account |
 //! | `signup-hour`, `signup-day` | accounts made, and e-mails that turned out to have one | an address |
 //! | `signup-global` | the same | all addresses together |
 //! | `auth-failures` | credentials that are wrong; not those that are missing | an address |
@@ -43,6 +44,8 @@ const TOLD_NANOS: u64 = 60_000_000_000;
 pub struct RateLimits {
     /// Requests of an account to free routes, a minute.
     pub free_routes: u32,
+    /// Changes of an account's keys by themselves, an hour.
+    pub key_changes: u32,
     /// Sign-ups from an address, an hour.
     pub signup_hour: u32,
     /// Sign-ups from an address, a day.
@@ -57,6 +60,7 @@ impl RateLimits {
     /// No limit at all.
     pub const OFF: Self = Self {
         free_routes: 0,
+        key_changes: 0,
         signup_hour: 0,
         signup_day: 0,
         signup_global: 0,
@@ -68,6 +72,7 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             free_routes: 600,
+            key_changes: 300,
             signup_hour: 5,
             signup_day: 20,
             signup_global: 1_000,
@@ -81,6 +86,8 @@ impl Default for RateLimits {
 pub enum Rule {
     /// [`RateLimits::free_routes`]
     FreeRoutes,
+    /// [`RateLimits::key_changes`]
+    KeyChanges,
     /// [`RateLimits::signup_hour`]
     SignupHour,
     /// [`RateLimits::signup_day`]
@@ -97,6 +104,7 @@ impl Rule {
     pub const fn name(self) -> &'static str {
         match self {
             Self::FreeRoutes => "free-routes",
+            Self::KeyChanges => "key-changes",
             Self::SignupHour => "signup-hour",
             Self::SignupDay => "signup-day",
             Self::SignupGlobal => "signup-global",
@@ -109,7 +117,7 @@ impl Rule {
     pub const fn window_seconds(self) -> u32 {
         match self {
             Self::FreeRoutes | Self::AuthFailures => 60,
-            Self::SignupHour | Self::SignupGlobal => 3_600,
+            Self::KeyChanges | Self::SignupHour | Self::SignupGlobal => 3_600,
             Self::SignupDay => 86_400,
         }
     }
@@ -255,6 +263,7 @@ pub struct Limits {
     free_routes: Option<Limit<AccountKey>>,
     /// Those of plans that have their own, by how many a minute.
     of_plans: Vec<(u32, Limit<AccountKey>)>,
+    key_changes: Option<Limit<AccountKey>>,
     signup_hour: Option<Limit<Origin>>,
     signup_day: Option<Limit<Origin>>,
     signup_global: Option<Limit<()>>,
@@ -263,7 +272,7 @@ pub struct Limits {
 
 impl Limits {
     /// Makes the limits, all buckets full. A plan's own requests a minute are in the place of
-    /// [`RateLimits::free_routes`], unless that is off.
+    /// [`RateLimits::free_routes`], unless all limits are off.
     #[must_use]
     pub fn new(limits: &RateLimits, plans: &'static Plans, clock: &Clock) -> Self {
         let own = plans.iter().filter_map(requests_per_minute);
@@ -277,13 +286,14 @@ impl Limits {
             started: Instant::now(),
         };
         let one = Room { own: 1, shared: 1 };
-        of_plans.retain(|_| limits.free_routes > 0);
+        of_plans.retain(|_| *limits != RateLimits::OFF);
         of_plans.sort_unstable();
         of_plans.dedup();
         let of_plan = |quota| Some((quota, Limit::new(Rule::FreeRoutes, quota, pace, room)?));
         Self {
             free_routes: Limit::new(Rule::FreeRoutes, limits.free_routes, pace, room),
             of_plans: of_plans.into_iter().filter_map(of_plan).collect(),
+            key_changes: Limit::new(Rule::KeyChanges, limits.key_changes, pace, room),
             signup_hour: Limit::new(Rule::SignupHour, limits.signup_hour, pace, room),
             signup_day: Limit::new(Rule::SignupDay, limits.signup_day, pace, room),
             signup_global: Limit::new(Rule::SignupGlobal, limits.signup_global, pace, one),
@@ -313,6 +323,15 @@ impl Limits {
             None => self.free_routes.as_ref(),
         };
         take(limit, &account)
+    }
+
+    /// Counts a change of an account's keys by one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::RateLimited`] if there were too many.
+    pub fn take_key_change(&self, principal: &Principal) -> Result<(), Failure> {
+        take(self.key_changes.as_ref(), &principal.account)
     }
 
     /// Counts a sign-up, before it is known how it ends: else a race would pass. One that made nothing and
@@ -355,6 +374,7 @@ impl Limits {
         let of_plans = self.of_plans.iter().map(|(_, limit)| limit);
         self.free_routes
             .iter()
+            .chain(&self.key_changes)
             .chain(of_plans)
             .for_each(Limit::sweep);
     }

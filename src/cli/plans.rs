@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::clock::Clock;
 use crate::config::{ConfigError, DataArgs, read_plans};
 use crate::domain::catalog::{Catalog, Changes, PlanChange};
+use crate::domain::event::{Actor, Cause, EventKind};
 use crate::domain::plan::{PlanNo, Terms};
 use crate::store::{self, ApplyError, OpenError, Options, PlanUse, Store, StoreError};
 
@@ -84,7 +86,18 @@ pub(super) fn run(args: PlansArgs) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match store.apply(&offer) {
-        Ok(_) => {
+        Ok(applied) => {
+            let plans = applied.plans.iter().count();
+            let kind = EventKind::CatalogApplied {
+                plans: u64::try_from(plans).unwrap_or(u64::MAX),
+            };
+            let cause = Cause {
+                actor: Actor::Operator,
+                ..Cause::service()
+            };
+            if let Err(error) = store.record_event(None, Clock::System.now(), cause, kind) {
+                return fail(EXIT_FAILURE, &error);
+            }
             println!("applied; `memoryos serve` uses it from its next start on");
             ExitCode::SUCCESS
         }

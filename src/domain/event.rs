@@ -239,6 +239,11 @@ pub enum EventKind {
         /// Rows of the ledger that are kept under a random id.
         ledger_rows_kept: u64,
     },
+    /// Plans and prices were applied from a file.
+    CatalogApplied {
+        /// How many plans there are now.
+        plans: u64,
+    },
 }
 
 impl EventKind {
@@ -268,6 +273,7 @@ impl EventKind {
             Self::Restored { .. } => "data.restored",
             Self::ClockStep { .. } => "clock.step",
             Self::Erased { .. } => "account.erased",
+            Self::CatalogApplied { .. } => "plans.applied",
         }
     }
 
@@ -329,6 +335,7 @@ impl EventKind {
                 "keys": keys,
                 "ledger_rows_kept": ledger_rows_kept
             }),
+            Self::CatalogApplied { plans } => json!({ "plans": plans }),
             Self::Suspended | Self::Reactivated | Self::EmailChanged | Self::DefaultAdminKey => {
                 json!({})
             }

@@ -24,6 +24,10 @@ pub const INTENTS_MAX: usize = 24;
 /// Most credits that an admin gives or takes at once.
 pub const ADJUST_MAX: u64 = 1_000_000_000_000;
 
+/// Most cycles in which nothing happened that the ledger gets grants of, before the one that is entered: a
+/// year. Bounded so that the record stays far below what the store takes in one value.
+const CYCLES_ENTERED_MAX: u32 = 11;
+
 /// The number of a key within its account: 1 for the first, never given twice.
 pub type KeyNo = u32;
 
@@ -345,15 +349,22 @@ impl Usage {
         if cycle.index <= self.cycle {
             return None;
         }
-        self.cycle = cycle.index;
+        let credits = self.plan().credits_per_cycle();
+        // The cycles in between had the same plan, and nobody spent anything of them.
+        let first = self.cycle.saturating_add(1);
+        let first = first.max(cycle.index.saturating_sub(CYCLES_ENTERED_MAX));
+        for index in first..=cycle.index {
+            self.cycle = index;
+            let start = boundary(self.anchor, index);
+            self.enter(Entry::Grant, amount(credits), start, 0, None);
+        }
         self.cycle_end = cycle.end;
-        self.granted = self.plan().credits_per_cycle();
+        self.granted = credits;
         self.used = 0;
         self.told = Told::default();
         for share in &mut self.shares {
             share.used = 0;
         }
-        self.enter(Entry::Grant, amount(self.granted), now, 0, None);
         Some(cycle)
     }
 
@@ -599,14 +610,15 @@ impl Usage {
 
     /// Changes the plan, in the cycle that holds `now`. Returns the plan before.
     ///
-    /// An upgrade grants the new plan's credits in full; a downgrade leaves the lesser of what remained
+    /// An upgrade grants the new plan's credits in full, and takes none that are there beyond them; a downgrade leaves the lesser of what remained
     /// and the new plan's; the same plan changes nothing. What was used stays.
     pub fn change_plan(&mut self, plan: Plan, now: Timestamp, cause: Cause) -> Plan {
         self.roll_over(now);
         let (previous, before) = (self.plan(), self.granted);
         let remaining = match plan.cmp(&previous) {
             std::cmp::Ordering::Equal => return previous,
-            std::cmp::Ordering::Greater => plan.credits_per_cycle(),
+            // What an admin has given stays.
+            std::cmp::Ordering::Greater => plan.credits_per_cycle().max(self.remaining()),
             std::cmp::Ordering::Less => self.remaining().min(plan.credits_per_cycle()),
         };
         self.granted = self.used.saturating_add(remaining);

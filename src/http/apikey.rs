@@ -250,6 +250,7 @@ pub(super) async fn rotate(app: App, request: Request) -> Answer {
     let grace = fields.nullable("grace_seconds", |value| {
         whole("grace_seconds", value, GRACE_SECONDS_MAX)
     })?;
+    let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
     let grace = grace.flatten().unwrap_or(GRACE_SECONDS_DEFAULT);
     let rotated = app
@@ -257,7 +258,7 @@ pub(super) async fn rotate(app: App, request: Request) -> Answer {
             &request.caller,
             address,
             u32::try_from(grace).unwrap_or(u32::MAX),
-            request.cause(None),
+            request.cause(reason),
         )
         .await?;
     let old = rotated.old;
@@ -284,8 +285,9 @@ pub(super) async fn change(app: App, request: Request) -> Answer {
         ));
     }
     let change = change_fields(&mut fields, app.now())?;
+    let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
-    let changed = app.change_key(&request.caller, address, change, request.cause(None));
+    let changed = app.change_key(&request.caller, address, change, request.cause(reason));
     let (account, key) = changed.await?;
     let (account_id, current) = match &request.caller {
         Caller::Key(principal) => (None, Some(&principal.key_id)),

@@ -23,6 +23,14 @@ pub enum Access {
     Admin,
 }
 
+/// Headers besides `Forwarded` and `X-Forwarded-*` that tell of a proxy.
+const PROXIES: [&str; 5] = [
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+];
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const ADMIN_KEY: HeaderName = HeaderName::from_static("x-admin-key");
 
@@ -104,9 +112,10 @@ fn secret(bytes: &[u8]) -> Secret {
 fn is_local(headers: &HeaderMap) -> bool {
     let relayed = headers.contains_key(ORIGIN)
         || headers.contains_key(FORWARDED)
-        || headers
-            .keys()
-            .any(|name| name.as_str().starts_with("x-forwarded-"));
+        || headers.keys().any(|name| {
+            let name = name.as_str();
+            name.starts_with("x-forwarded-") || PROXIES.contains(&name)
+        });
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
     !relayed && hosts.next().is_none() && host.is_some_and(is_loopback_host)

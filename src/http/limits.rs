@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::app::{App, Caller, Exceeded, Origin, Principal, Rule};
+use crate::domain::scope::Scope;
 
 use super::audit::note_admin;
 use super::auth::{self, Access};
@@ -89,6 +91,9 @@ pub(super) fn admit(
     let caller = caller.map_err(|error| failed(app, error, peer, headers))?;
     if let (Caller::Key(principal), Limited::FreeRoute) = (&caller, limited) {
         app.take_free_route(principal)?;
+        if endpoint.scope == Some(Scope::Keys) && endpoint.method != Method::GET {
+            app.limits().take_key_change(principal)?;
+        }
     }
     Ok(Admitted {
         endpoint,
@@ -167,6 +172,7 @@ pub(super) fn rate_limited(exceeded: &Exceeded) -> ApiError {
             "{quota} requests a minute that cost no credits, for each account. Requests that cost credits \
              go on."
         ),
+        Rule::KeyChanges => format!("{quota} changes of an account's keys an hour."),
         Rule::SignupHour => format!("{quota} sign-ups an hour from one address."),
         Rule::SignupDay => format!("{quota} sign-ups a day from one address."),
         Rule::SignupGlobal => format!("{quota} sign-ups an hour from all addresses together."),

@@ -352,8 +352,8 @@ impl Inner {
         cause: Cause,
     ) -> Result<KeyRow, SwapError<KeyRefusal>> {
         let (hash, record) = self.key_called(id)?;
-        let is_over = record.expires_at.is_some_and(|end| end <= now);
-        if record.revoked.is_none() && !is_over {
+        // Also if its time has come: a clock that is set back would let it in again.
+        if record.revoked.is_none() {
             let users = self.account_record(account)?;
             // The only key that is left may be one that ends.
             let is_only = users.active.iter().all(|key| key.no == record.no);
@@ -581,6 +581,10 @@ impl Inner {
             credits_cap,
             ..Rights::of(&record, &usage)
         };
+        // Whoever bounds a key anew must have all that it has: what a weaker key takes nobody could give back.
+        if fields.iter().any(|field| field != "description") {
+            rights.cover(&has).map_err(SwapError::Refused)?;
+        }
         // Whoever widens a key in one thing answers for all of it: a longer life, say, for each of its scopes.
         if has.cover(&gets).is_err() {
             rights.cover(&gets).map_err(SwapError::Refused)?;
@@ -805,7 +809,7 @@ impl Rights {
         let given = Self {
             scopes: key.scopes.unwrap_or(self.scopes),
             cap: key.cap.or(self.cap),
-            credits_cap: key.credits_cap.or(self.credits_cap),
+            credits_cap: key.credits_cap,
             expires_at: key.expires_at.or(self.expires_at),
         };
         self.cover_scopes(given.scopes)?;
@@ -815,8 +819,10 @@ impl Rights {
         }
         let plan = given.cap.map_or(own, |cap| cap.min(own));
         let most = plan.credits_per_cycle();
-        let most = self.credits_cap.map_or(most, |cap| cap.min(most));
-        if key.credits_cap.is_some_and(|asked| asked > most) {
+        // A new key counts for itself: one made by a key whose own credits are bounded would have them again.
+        let most = self.credits_cap.map_or(most, |_| 0);
+        let asked = key.credits_cap.or(self.credits_cap.map(|_| u64::MAX));
+        if asked.is_some_and(|asked| asked > most) {
             return Err(KeyRefusal::AboveOwnCredits(most));
         }
         Ok(given)

@@ -4,6 +4,8 @@
 //! and, while it is active, its entry in the account's record. Keys that were rotated into each other are a
 //! lineage: they have one share of the account's usage, and one cap. How keys change is in `key_changes`.
 
+use std::collections::BTreeMap;
+
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::plan::Plan;
@@ -12,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{KeyNo, Payer, Share, Usage};
 
 use super::codec::{decode, encode};
-use super::schema::{KeyRecord, Standing, Trees, account_key_key, expiry_key};
+use super::schema::{KeyRecord, Standing, Trees, account_key_key, expiry_key, part};
 use super::{Inner, Ordering, Store, StoreError};
 
 /// Most active keys of an account.
@@ -196,6 +198,38 @@ impl Store {
             usage => usage?,
         };
         inner.key_row(record, &usage, now).map(Some)
+    }
+
+    /// Returns the active keys of an account and the newest others, `limit` of them at most, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn newest_keys(
+        &self,
+        account: AccountKey,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<KeyRow>, StoreError> {
+        let inner = self.inner()?;
+        let usage = self.usage(account, now)?;
+        let active = inner.account_record(account)?.active;
+        let mut hashes: BTreeMap<KeyNo, KeyHash> =
+            active.iter().map(|key| (key.no, key.hash)).collect();
+        let numbers = inner.trees.account_keys.scan_prefix(account.0).rev();
+        for entry in numbers.take(limit) {
+            let (key, hash) = entry?;
+            if let Some(no) = part(&key, 16).map(KeyNo::from_be_bytes) {
+                hashes.insert(no, decode(&hash)?);
+            }
+        }
+        let mut rows = Vec::new();
+        for hash in hashes.values() {
+            if let Some(record) = inner.key_record(hash)? {
+                rows.push(inner.key_row(record, &usage, now)?);
+            }
+        }
+        Ok(rows)
     }
 
     /// Returns the keys of an account, revoked ones included, oldest first.

@@ -401,7 +401,12 @@ impl Store {
         let waiting = endpoints.iter().find(|w| w.endpoint == endpoint);
         waiting.map_or_else(OutboxState::default, |waiting| OutboxState {
             pending: u64::try_from(waiting.due.len()).unwrap_or(u64::MAX),
-            next_due: waiting.due.first().map(|(due, _)| *due),
+            // What is on its way has no time.
+            next_due: waiting
+                .due
+                .first()
+                .map(|(due, _)| *due)
+                .filter(|due| due.micros() > 0),
             dropped: waiting.dropped,
         })
     }

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::ops::ControlFlow;
 
+use memoryos::domain::key::{KeyId, Secret};
+use memoryos::domain::ledger::LedgerRow;
 use memoryos::domain::plan::{Plan, PlanNo};
 use memoryos::domain::scope::Scopes;
 use memoryos::domain::time::Timestamp;
 use memoryos::domain::usage::Balance;
 use memoryos::domain::webhook::EndpointId;
-use memoryos::store::{KeyRow, PageStart, Stats, Store};
+use memoryos::store::{AuditFilter, KeyRow, PageStart, Stats, Store};
 use serde_json::Value;
 
 use crate::calendar::Micros;
-use crate::model::{Account, Model, Numbers};
+use crate::model::{Account, Ledger, Model, Numbers};
 
 /// A receiver of webhooks that takes nothing, so that all it is to be told waits.
 pub(crate) const RECEIVER: EndpointId = EndpointId(*b"receiver");
@@ -227,8 +230,82 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
         }
         let found = store.stats(account.name).await.map_err(failed)?;
         same(&format!("stats of {id}"), &found, &stats(account))?;
+        rows(store, account)?;
+    }
+    for gone in &model.gone {
+        is_gone(store, &gone.account)
+            .map_err(|what| format!("{} was erased: {what}", gone.account.id))?;
     }
     events(store, model).await
+}
+
+/// Holds that nothing finds an account, and that the audit log says once why.
+fn is_gone(store: &Store, account: &Account) -> Result<(), String> {
+    let failed = |error: memoryos::store::StoreError| format!("a read failed: {error}");
+    let time = Timestamp::from_micros(Micros::MIN);
+    let found = store.account(account.name, time).map_err(failed)?;
+    same("account", &found.map(|row| row.account_id), &None)?;
+    let named = store.account_named(&account.id).map_err(failed)?;
+    same("its name", &(named == Some(account.name)), &false)?;
+    for key in &account.keys {
+        let hash = Secret::new(key.secret.as_str()).hash();
+        let by_hash = store.key_by_hash(&hash, time).map_err(failed)?;
+        let id = KeyId::parse(&key.id).unwrap();
+        let by_id = store.key_by_id(&id, time).map_err(failed)?;
+        let found = (by_hash.is_some(), by_id.is_some());
+        same("a key", &found, &(false, false))?;
+    }
+    let start = PageStart::Skip(0);
+    let page = store
+        .page(account.name, start, usize::MAX)
+        .map_err(failed)?;
+    same("memories", &page.entries.as_str(), &"")?;
+    let filter = AuditFilter {
+        account: Some(account.name),
+        from: None,
+    };
+    // It is the last that is told of it.
+    let log = store.audit_page(&filter, None, 2).map_err(failed)?;
+    let actions: Vec<_> = log
+        .rows
+        .iter()
+        .map(|row| row.entry.action == "account.erased")
+        .collect();
+    same("last in the audit log", &actions, &vec![true, false])
+}
+
+/// The rows of an account's ledger, oldest first, compared with the model: they are numbered without a gap, and
+/// come to what the model has entered, cycle by cycle, key by key, one sort after the other.
+pub(crate) fn rows(store: &Store, account: &Account) -> Result<Vec<LedgerRow>, String> {
+    let failed = |error: memoryos::store::StoreError| format!("a ledger cannot be read: {error}");
+    let usage = store.usage(account.name, Timestamp::from_micros(Micros::MIN));
+    let usage = usage.map_err(failed)?;
+    let mut rows = Vec::new();
+    let visit = |row: &LedgerRow| {
+        rows.push(row.clone());
+        ControlFlow::Continue(())
+    };
+    store.ledger(account.name, &usage, visit).map_err(failed)?;
+    let names = store.key_names(account.name).map_err(failed)?;
+    let mut found = Ledger::default();
+    for (row, no) in rows.iter().zip(1..) {
+        same(&format!("row number of {}", account.id), &row.no, &no)?;
+        let key_no = if row.key_no == 0 {
+            0
+        } else {
+            // By its id: the model numbers the keys that it knows.
+            let name = names.get(&row.key_no).map(|(id, _)| id);
+            let at = account.keys.iter().position(|key| Some(&key.id) == name);
+            1 + at.ok_or_else(|| format!("no key has the number of {row:?}"))?
+        };
+        found.enter(row.cycle.into(), key_no, row.entry, row.amount);
+    }
+    same(
+        &format!("ledger of {}", account.id),
+        &found,
+        &account.ledger,
+    )?;
+    Ok(rows)
 }
 
 /// Compares what the receiver of webhooks is to be told of keys, which never takes anything, with all that
@@ -247,7 +324,9 @@ async fn events(store: &Store, model: &Model) -> Result<(), String> {
         found.push((event.kind, key_id));
     }
     let mut expected = Vec::new();
-    for key in model.accounts.iter().flat_map(|account| &account.keys) {
+    let gone = model.gone.iter().map(|gone| &gone.account);
+    let accounts = model.accounts.iter().chain(gone);
+    for key in accounts.flat_map(|account| &account.keys) {
         expected.push(("key.created".to_owned(), key.id.clone()));
         if key.revoked.is_some() && !key.expired {
             expected.push(("key.revoked".to_owned(), key.id.clone()));

@@ -122,7 +122,7 @@ fn the_service_does_what_the_model_does() {
     say(&format!(
         "simulation: {seeds} seeds from {first}, {operations} operations in {:.0?}, {} failed\n\
          operations {:?}\nanswers {:?}\nreopened {}, crashes {} ({} torn writes, {} torn recoveries: {:?}), writes settled on \
-         open {}, reads' debits lost {}, cycles begun {}",
+         open {}, reads' debits lost {}, cycles begun {}, addresses of erased accounts taken again {}",
         started.elapsed(),
         failures.len(),
         figures.operations,
@@ -135,6 +135,7 @@ fn the_service_does_what_the_model_does() {
         figures.settled,
         figures.debits_lost,
         figures.cycles,
+        figures.afresh,
     ));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

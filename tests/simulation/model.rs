@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use memoryos::domain::account::AccountKey;
-use memoryos::domain::plan::Plan;
+use memoryos::domain::ledger::Entry;
+use memoryos::domain::plan::{Operation, Plan};
 use memoryos::domain::scope::{Scope, Scopes};
 use serde_json::{Map, Value};
 
@@ -54,6 +55,7 @@ pub(crate) enum Refused {
     LastManager,
     Suspended,
     TooFew(u64),
+    NotConfirmed,
     /// What the service may never say here.
     Fault(String),
 }
@@ -97,6 +99,44 @@ impl Money {
 
     pub(crate) fn end(&self) -> Micros {
         months_after(self.anchor, self.cycle + 1)
+    }
+}
+
+/// What came and went, summed up by cycle, by the number of the key that paid (0 if none did), and by why.
+/// Sums that are 0 are not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ledger(BTreeMap<(i64, usize, &'static str), i64>);
+
+impl Ledger {
+    pub(crate) fn enter(&mut self, cycle: i64, key_no: usize, entry: Entry, amount: i64) {
+        let at = (cycle, key_no, sort(entry));
+        let sum = self.0.entry(at).or_default();
+        *sum += amount;
+        if *sum == 0 {
+            self.0.remove(&at);
+        }
+    }
+}
+
+/// Why credits came or went, in a word.
+fn sort(entry: Entry) -> &'static str {
+    match entry {
+        Entry::Grant => "grant",
+        Entry::PlanChange => "plan change",
+        Entry::Bonus => "bonus",
+        Entry::Correction => "correction",
+        Entry::Debit(operation) => match operation {
+            Operation::ListMemories => "list",
+            Operation::ReadMemory => "read",
+            Operation::Stats => "stats",
+            Operation::GptStatus => "status",
+            Operation::AddMemory => "add",
+            Operation::UpdateMemory => "change",
+        },
+        Entry::Refund(Operation::AddMemory) => "refund of an add",
+        Entry::Refund(Operation::UpdateMemory) => "refund of a change",
+        // Never of an account that is as old as its ledger; no read is ever given back.
+        Entry::Refund(_) | Entry::Opening | Entry::OpeningSpent | Entry::EarlierSpent => "never",
     }
 }
 
@@ -146,7 +186,7 @@ impl Key {
 }
 
 /// What a key has and can give away.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Rights {
     scopes: Scopes,
     expires: Option<Micros>,
@@ -227,6 +267,7 @@ pub(crate) struct Account {
     pub email: Option<String>,
     pub created: Micros,
     pub money: Money,
+    pub ledger: Ledger,
     pub keys: Vec<Key>,
     /// Oldest first.
     pub memories: Vec<Memory>,
@@ -244,6 +285,16 @@ pub(crate) struct Account {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub accounts: Vec<Account>,
+    /// Those that were erased, as they were.
+    pub gone: Vec<Gone>,
+}
+
+/// An account that was erased.
+#[derive(Clone, Debug)]
+pub(crate) struct Gone {
+    pub account: Account,
+    /// How many rows of its ledger are kept, under a name that nobody knows.
+    pub rows: u64,
 }
 
 impl Account {
@@ -350,7 +401,13 @@ impl Account {
         Ok(())
     }
 
-    pub(crate) fn debit(&mut self, key: usize, cost: u64, now: Micros) -> Result<Numbers, Refused> {
+    pub(crate) fn debit(
+        &mut self,
+        key: usize,
+        operation: Operation,
+        cost: u64,
+        now: Micros,
+    ) -> Result<Numbers, Refused> {
         self.affordable(key, cost, now)?;
         let used = self.used(key, now);
         self.touch(key, now);
@@ -360,12 +417,28 @@ impl Account {
         let spent = &mut self.first_mut(key).spent;
         (spent.cycle, spent.used) = (cycle, used + cost);
         spent.ever += cost;
+        self.enter(key + 1, Entry::Debit(operation), -(cost as i64));
         Ok(self.numbers(key, now))
     }
 
-    /// What also a debit that was given back leaves: the cycle entered and the time of the request.
-    pub(crate) fn touch(&mut self, key: usize, now: Micros) {
+    /// Enters something of the running cycle into the ledger.
+    pub(crate) fn enter(&mut self, key_no: usize, entry: Entry, amount: i64) {
+        self.ledger.enter(self.money.cycle, key_no, entry, amount);
+    }
+
+    /// Enters the cycle that holds `now`, if it is a later one.
+    pub(crate) fn roll(&mut self, now: Micros) {
+        let before = self.money.cycle;
         self.money = self.money.rolled(now);
+        if self.money.cycle > before {
+            self.enter(0, Entry::Grant, self.money.granted as i64);
+        }
+    }
+
+    /// What also a debit that was given back leaves, but for its rows: the cycle entered and the time of the
+    /// request.
+    pub(crate) fn touch(&mut self, key: usize, now: Micros) {
+        self.roll(now);
         self.money.last = Some(now);
         self.first_mut(key).spent.last = Some(now);
     }
@@ -383,7 +456,7 @@ impl Account {
         if numbers.free == 0 {
             return Err(Refused::Full(numbers));
         }
-        self.debit(key, WRITE, now)?;
+        self.debit(key, Operation::AddMemory, WRITE, now)?;
         let mut entry = settled(sent.as_object().unwrap().clone());
         entry.insert("id".to_owned(), id.into());
         entry.insert("timestamp".to_owned(), text(now).into());
@@ -411,14 +484,15 @@ impl Account {
 
     /// Gives credits of the running cycle, or takes some that are left.
     pub(crate) fn adjust(&mut self, amount: i64, now: Micros) -> Result<Money, Refused> {
-        let mut money = self.money.rolled(now);
+        let money = self.money.rolled(now);
         let left = money.granted - money.used;
         if amount < 0 && left < amount.unsigned_abs() {
             return Err(Refused::TooFew(left));
         }
-        money.granted = money.granted.checked_add_signed(amount).unwrap();
-        self.money = money;
-        Ok(money)
+        self.roll(now);
+        self.money.granted = money.granted.checked_add_signed(amount).unwrap();
+        self.enter(0, adjustment(amount), amount);
+        Ok(self.money)
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<usize, Refused> {
@@ -445,7 +519,7 @@ impl Account {
         if entry["topic"].as_str().is_none_or(|t| t.trim().is_empty()) {
             return Err(Refused::BadChange);
         }
-        self.debit(key, WRITE, now)?;
+        self.debit(key, Operation::UpdateMemory, WRITE, now)?;
         let mut entry = settled(entry);
         entry.insert("updated_at".to_owned(), text(now).into());
         self.memories[at].entry = Value::Object(entry);
@@ -458,22 +532,24 @@ impl Account {
             return Err(Refused::Revoked);
         }
         self.memories.remove(at);
-        self.money = self.money.rolled(now);
+        self.roll(now);
         Ok(self.numbers(key, now))
     }
 
     pub(crate) fn change_plan(&mut self, plan: Plan, now: Micros) -> Plan {
-        self.money = self.money.rolled(now);
+        self.roll(now);
         let money = &mut self.money;
-        let before = money.plan;
+        let (before, granted) = (money.plan, money.granted as i64);
         let left = money.granted - money.used;
         let (old, new) = (terms(before).0, terms(plan).0);
         if new > old {
-            money.granted = money.used + new;
+            money.granted = money.used + new.max(left);
         } else if new < old {
             money.granted = money.used + left.min(new);
         }
         money.plan = plan;
+        let difference = money.granted as i64 - granted;
+        self.enter(0, Entry::PlanChange, difference);
         before
     }
 
@@ -533,14 +609,17 @@ impl Account {
         let cap = asked.plan.or(own.cap);
         let credits = asked.credits.flatten();
         let most = terms(cap.map_or(plan, |cap| cap.min(plan))).0;
-        let most = most.min(own.credits.unwrap_or(most));
-        if credits.is_some_and(|credits| credits > most) {
+        // A new key counts for itself: a key with bounded credits has none to give.
+        let most = if own.credits.is_some() { 0 } else { most };
+        if credits.is_some_and(|credits| credits > most)
+            || (own.credits.is_some() && credits.is_none())
+        {
             return Err(Refused::AboveCredits(most));
         }
         self.make_room(now)?;
         Ok(Given {
             cap,
-            credits: credits.or(own.credits),
+            credits,
             scopes: wanted.scopes,
             expires: wanted.expires,
         })
@@ -621,6 +700,9 @@ impl Account {
             credits: asked.credits.unwrap_or(has.credits),
             cap: has.cap,
         };
+        if gets != has {
+            own.covers(&has)?;
+        }
         if has.covers(&gets).is_err() {
             own.covers(&gets)?;
         }
@@ -653,7 +735,7 @@ impl Account {
         admin: bool,
         now: Micros,
     ) -> Result<Micros, Refused> {
-        if let Some(at) = self.keys[key].ended(now) {
+        if let Some(at) = self.keys[key].revoked {
             return Ok(at);
         }
         let (last, managed) = (self.active() == 1, self.keys[key].manages());
@@ -666,6 +748,15 @@ impl Account {
             self.emptied = true;
         }
         Ok(now)
+    }
+}
+
+/// As what an adjustment is in the ledger.
+pub(crate) fn adjustment(amount: i64) -> Entry {
+    if amount > 0 {
+        Entry::Bonus
+    } else {
+        Entry::Correction
     }
 }
 

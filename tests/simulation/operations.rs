@@ -124,6 +124,13 @@ pub(crate) enum Op {
         form: Form,
         email: String,
     },
+    /// The account erased, by a key of it or by the admin.
+    Erase {
+        by: Option<Who>,
+        account: usize,
+        form: Form,
+        confirm: String,
+    },
     Keys {
         by: Who,
         all: bool,
@@ -173,6 +180,7 @@ impl Op {
             Self::Adjust { .. } => "adjust",
             Self::Suspend { .. } => "suspend",
             Self::Email { .. } => "e-mail",
+            Self::Erase { .. } => "erase",
             Self::Keys { .. } => "keys",
             Self::AllKeys { .. } => "all keys",
             Self::Accounts { .. } => "accounts",
@@ -201,6 +209,7 @@ impl Op {
             "adjust",
             "suspend",
             "e-mail",
+            "erase",
         ];
         writing.contains(&self.kind())
     }
@@ -216,7 +225,7 @@ impl Op {
 }
 
 /// Kinds and how often they come, as dealt to a seed that has them all.
-const KINDS: [(&str, usize); 28] = [
+const KINDS: [(&str, usize); 29] = [
     ("add", 24),
     ("change", 9),
     ("delete", 7),
@@ -236,6 +245,7 @@ const KINDS: [(&str, usize); 28] = [
     ("adjust", 5),
     ("suspend", 3),
     ("e-mail", 2),
+    ("erase", 2),
     ("keys", 2),
     ("all keys", 1),
     ("accounts", 1),
@@ -404,6 +414,7 @@ impl Generator {
                 form: named(random),
                 email: email(random),
             },
+            "erase" if model.accounts.len() > 3 => Self::erase(model, random),
             "keys" => Op::Keys {
                 by,
                 all: random.chance(50),
@@ -494,6 +505,32 @@ impl Generator {
         // Newer ones more often: most of the old ones are over.
         let key = keys - 1 - random.below(keys).min(random.below(keys));
         (random.chance(75).then_some(by), (account, key))
+    }
+
+    /// An erasure, mostly of one of the later accounts: the first ones were brought to where it is narrow.
+    fn erase(model: &Model, random: &mut Random) -> Op {
+        let accounts = model.accounts.len();
+        let at = if random.chance(90) {
+            2 + random.below(accounts - 2)
+        } else {
+            random.below(accounts)
+        };
+        let account = &model.accounts[at];
+        let other = &model.accounts[random.below(accounts)];
+        let confirm = match random.below(8) {
+            0 => String::new(),
+            1 => other.id.clone(),
+            2 => account.keys[0].secret.clone(),
+            3 => format!(" {} ", account.id.to_uppercase()),
+            _ => account.id.clone(),
+        };
+        let key = random.below(account.keys.len());
+        Op::Erase {
+            by: random.chance(60).then_some((at, key)),
+            account: at,
+            form: named(random),
+            confirm,
+        }
     }
 
     fn new_key(model: &Model, by: Who, now: Micros, random: &mut Random) -> Op {

@@ -7,22 +7,25 @@ use memoryos::app::{
     AdminAccess, App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint,
 };
 use memoryos::clock::{Clock, ManualClock};
+use memoryos::domain::account::AccountKey;
 use memoryos::domain::key::Secret;
-use memoryos::domain::plan::{Plan, Plans, Prices};
+use memoryos::domain::ledger::{Entry, LedgerRow};
+use memoryos::domain::plan::{Operation, Plan, Plans, Prices};
 use memoryos::domain::scope::Scope;
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, same};
+use crate::audit::{RECEIVER, audit, key_row, masked, numbers, row, rows, same};
 use crate::calendar::{DAY, Micros, SECOND, days};
 use crate::image::Image;
-use crate::model::{Account, Asked, Key, Model, Money, Refused, Spent};
+use crate::model::{Account, Asked, Key, Ledger, Model, Money, Refused, Spent, WRITE, adjustment};
 use crate::operations::{Form, Generator, Op, Owner, Who};
 use crate::random::Random;
 
 mod accounts;
+mod erasure;
 mod memories;
 mod money;
 
@@ -32,6 +35,8 @@ pub(crate) const STEPS: usize = 1_000;
 const HISTORY: usize = 20;
 /// One in so many writes is torn, in runs that crash.
 const TORN: usize = 60;
+/// The same of erasures: rare, and of many steps.
+const TORN_ERASURES: usize = 2;
 
 /// What a run, or all of them, covered.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +53,8 @@ pub(crate) struct Figures {
     pub debits_lost: u64,
     pub settled: u64,
     pub cycles: u64,
+    /// Accounts made with the e-mail address of one that was erased.
+    pub afresh: u64,
 }
 
 impl Figures {
@@ -67,6 +74,7 @@ impl Figures {
         self.debits_lost += other.debits_lost;
         self.settled += other.settled;
         self.cycles += other.cycles;
+        self.afresh += other.afresh;
     }
 }
 
@@ -76,6 +84,7 @@ struct Unflushed {
     by: Who,
     money: Money,
     spent: Spent,
+    ledger: Ledger,
 }
 
 /// What a crash may have left.
@@ -100,6 +109,8 @@ pub(crate) struct Sim {
     now: Micros,
     home: TempDir,
     generation: usize,
+    /// The rows of each account's ledger when the store was last opened: all of them are on the disk.
+    rows: HashMap<AccountKey, Vec<LedgerRow>>,
     /// `None` only while the store is being opened.
     service: Option<(App, Store)>,
 }
@@ -137,6 +148,7 @@ impl Sim {
             now,
             home,
             generation: 0,
+            rows: HashMap::new(),
             service: None,
         }
     }
@@ -149,13 +161,18 @@ impl Sim {
             self.step = step;
             let op = self.generator.next(&self.model, self.now, &mut self.random);
             let crashing = self.generator.crashes();
-            if crashing && op.writes() && self.random.below(TORN) == 0 {
+            let odds = match op {
+                Op::Erase { .. } => TORN_ERASURES,
+                _ => TORN,
+            };
+            if crashing && op.writes() && self.random.below(odds) == 0 {
                 self.torn(&op).await?;
             } else {
                 self.perform(&op).await?;
             }
             if step % 50 == 0 {
                 self.totals()?;
+                self.rows_are_kept(&self.rows)?;
             }
         }
         self.reopen().await
@@ -327,12 +344,58 @@ impl Sim {
 
     /// Closes the store and opens it again: everything is there, reads' debits too.
     async fn reopen(&mut self) -> Step {
+        let before = self.all_rows()?;
         self.service = None;
+        self.traces()?;
         self.open().await?;
         self.figures.reopened += 1;
         self.unflushed.clear();
         audit(self.store(), &self.model).await?;
+        self.rows_are(&before)?;
         self.totals()
+    }
+
+    /// The rows of all ledgers, compared with what the model says of them.
+    fn all_rows(&self) -> Result<HashMap<AccountKey, Vec<LedgerRow>>, String> {
+        let accounts = self.model.accounts.iter();
+        let rows = accounts.map(|account| Ok((account.name, rows(self.store(), account)?)));
+        rows.collect()
+    }
+
+    /// Holds that rows that were on the disk are as they were, and notes those of now.
+    fn keep_rows(&mut self) -> Step {
+        let now = self.rows_are_kept(&self.rows)?;
+        self.rows = now;
+        Ok(())
+    }
+
+    /// Holds that what was in the ledgers is in them: rows stay, and grow only where debits are rolled up.
+    fn rows_are_kept(
+        &self,
+        before: &HashMap<AccountKey, Vec<LedgerRow>>,
+    ) -> Result<HashMap<AccountKey, Vec<LedgerRow>>, String> {
+        let now = self.all_rows()?;
+        for (account, now) in &now {
+            for (at, old) in before.get(account).into_iter().flatten().enumerate() {
+                let row = now.get(at);
+                let is_kept = row.is_some_and(|row| is_grown(old, row));
+                if !is_kept {
+                    return Err(format!("a row of the ledger was {old:?} and is {row:?}"));
+                }
+            }
+        }
+        Ok(now)
+    }
+
+    /// Holds that the ledgers are as they were, row for row, and notes them.
+    fn rows_are(&mut self, before: &HashMap<AccountKey, Vec<LedgerRow>>) -> Step {
+        self.keep_rows()?;
+        for account in &self.model.accounts {
+            let of = |rows: &HashMap<_, Vec<_>>| rows.get(&account.name).cloned();
+            let what = format!("ledger of {} after a restart", account.id);
+            same(&what, &of(&self.rows), &of(before))?;
+        }
+        Ok(())
     }
 
     fn candidate(&self, what: &'static str) -> Candidate {
@@ -374,6 +437,7 @@ impl Sim {
                         self.figures.debits_lost += lost;
                         self.model = candidate.model;
                         self.unflushed.clear();
+                        self.keep_rows()?;
                         return self.totals();
                     }
                     Err(difference) if lost == 0 => {
@@ -385,7 +449,7 @@ impl Sim {
                     break;
                 };
                 let account = &mut candidate.model.accounts[debit.by.0];
-                account.money = debit.money;
+                (account.money, account.ledger) = (debit.money, debit.ledger);
                 let lineage = account.keys[debit.by.1].lineage;
                 account.keys[lineage].spent = debit.spent;
                 lost += 1;
@@ -404,15 +468,32 @@ impl Sim {
         // An addition or a change that is undone on open has still entered the cycle, and been a request.
         if let Op::Add { by, .. } | Op::Change { by, .. } | Op::Delete { by, .. } = op {
             let mut undone = self.candidate("undone");
-            undone.model.accounts[by.0].touch(by.1, self.now);
+            let account = &mut undone.model.accounts[by.0];
+            account.touch(by.1, self.now);
+            let operation = match op {
+                Op::Add { .. } => Some(Operation::AddMemory),
+                Op::Change { .. } => Some(Operation::UpdateMemory),
+                _ => None,
+            };
+            // Both are told: that it went, and that it came back.
+            if let Some(operation) = operation {
+                let cost = WRITE as i64;
+                account.enter(by.1 + 1, Entry::Debit(operation), -cost);
+                account.enter(by.1 + 1, Entry::Refund(operation), cost);
+            }
             undone.unflushed.clear();
             candidates.push(undone);
         }
         candidates.extend(self.partly(op));
-        if let Op::Adjust { account, .. } = op {
+        if let Op::Adjust {
+            account, amount, ..
+        } = op
+        {
             let mut undone = self.candidate("undone");
             let account = &mut undone.model.accounts[*account];
-            account.money = account.money.rolled(self.now);
+            account.roll(self.now);
+            account.enter(0, adjustment(*amount), *amount);
+            account.enter(0, Entry::Correction, -amount);
             undone.unflushed.clear();
             candidates.push(undone);
         }
@@ -516,10 +597,13 @@ impl Sim {
     async fn perform(&mut self, op: &Op) -> Step {
         self.note(&format!("{op:?}"));
         *self.figures.operations.entry(op.kind()).or_default() += 1;
-        let before: Vec<Money> = self.model.accounts.iter().map(|a| a.money).collect();
+        let accounts = self.model.accounts.iter();
+        let before: HashMap<_, _> = accounts.map(|a| (a.name, a.money.cycle)).collect();
         self.dispatch(op).await?;
-        for (account, before) in self.model.accounts.iter().zip(before) {
-            self.figures.cycles += (account.money.cycle - before.cycle).unsigned_abs();
+        for account in &self.model.accounts {
+            let cycle = account.money.cycle;
+            let before = before.get(&account.name).unwrap_or(&cycle);
+            self.figures.cycles += (cycle - before).unsigned_abs();
         }
         self.invariants(op)
     }
@@ -557,6 +641,12 @@ impl Sim {
                 plan,
             } => self.plan(*account, *form, *plan).await,
             Op::Adjust { .. } | Op::Suspend { .. } | Op::Email { .. } => self.admin(op).await,
+            Op::Erase {
+                by,
+                account,
+                form,
+                confirm,
+            } => self.erase(*by, *account, *form, confirm).await,
             Op::Keys { by, all } => self.keys(*by, *all).await,
             Op::AllKeys { all, skip, limit } => self.all_keys(*all, *skip, *limit).await,
             Op::Accounts {
@@ -604,9 +694,15 @@ impl Sim {
                         .map_err(|error| error.to_string())?;
                     self.unflushed.clear();
                 }
+                let before = self.all_rows()?;
                 let image = Image::of(&self.directory());
                 self.crash(&image, vec![self.candidate("between two")])
-                    .await
+                    .await?;
+                if *lost {
+                    Ok(())
+                } else {
+                    self.rows_are(&before)
+                }
             }
         }
     }
@@ -780,6 +876,15 @@ impl Sim {
     }
 }
 
+/// Whether a row is the one that it was: debits of an hour are one row, which grows.
+fn is_grown(old: &LedgerRow, new: &LedgerRow) -> bool {
+    let mut same = new.clone();
+    (same.amount, same.count) = (old.amount, old.count);
+    let grows = matches!(old.entry, Entry::Debit(_));
+    let has_more = new.amount < old.amount && new.count > old.count;
+    same == *old && (new == old || grows && has_more)
+}
+
 /// How a key is refused that has ended.
 fn over(key: &Key) -> Refused {
     if key.revoked.is_some() && !key.expired {
@@ -824,6 +929,7 @@ fn no(failure: Failure) -> Refused {
         Failure::KeyNotActive => Refused::NotActive,
         Failure::LastManagingKey => Refused::LastManager,
         Failure::AccountSuspended => Refused::Suspended,
+        Failure::NotConfirmed => Refused::NotConfirmed,
         Failure::TooFewCredits(balance) => Refused::TooFew(balance.credits_remaining),
         other => Refused::Fault(format!("{other:?}")),
     }
@@ -855,6 +961,7 @@ fn word(no: &Refused) -> &'static str {
         Refused::NotActive => "key_not_active",
         Refused::LastManager => "last_managing_key",
         Refused::Suspended => "account_suspended",
+        Refused::NotConfirmed => "confirmation_required",
         Refused::TooFew(_) => "insufficient_credits",
         Refused::Fault(_) => "fault",
     }

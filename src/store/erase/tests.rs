@@ -10,6 +10,7 @@ use crate::domain::key::Secret;
 use crate::domain::ledger::Entry;
 use crate::domain::plan::Operation;
 use crate::domain::usage::{Payer, Usage};
+use crate::store::codec::versioned;
 use crate::store::testing::{
     NOW, add, add_text, change, close, copy_directory, memory, new_key, sign_up,
 };
@@ -72,6 +73,14 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
         .await
         .unwrap();
     assert_ne!(first, of_second);
+    // What a crash leaves of an answer, in the middle of recording it.
+    let answer = [account.0, [0xA7; 16]].concat().try_into().unwrap();
+    let time = replay_time_key(NOW, answer);
+    store
+        .trees()
+        .replay_times
+        .insert(time, versioned(&[]))
+        .unwrap();
     (account, other)
 }
 

@@ -309,11 +309,16 @@ async fn no_key_gives_what_it_has_not() {
         // The secret of a stronger one would come with its rotation.
         let rotated = f.rotate(&first, "x", 0, Some(*maker), NOW).await;
         assert_eq!(rotated.map(drop), Err(refusal.clone()), "by {maker}");
-        // What is left open becomes as the maker's own.
-        let made = f
-            .mint(new_key(&format!("of {maker}")), Some(*maker))
-            .await
-            .unwrap();
+        // What is left open becomes as the maker's own; one with bounded credits has none for another.
+        let made = f.mint(new_key(&format!("of {maker}")), Some(*maker)).await;
+        if *maker == 5 {
+            assert_eq!(made.map(drop), Err(KeyRefusal::AboveOwnCredits(0)));
+            let mut nothing = new_key("nothing");
+            nothing.credits_cap = Some(0);
+            f.mint(nothing, Some(5)).await.unwrap();
+            continue;
+        }
+        let made = made.unwrap();
         let record = |id: &KeyId| {
             let inner = f.store.inner().unwrap();
             let record = inner.key_called(id).unwrap().1;
@@ -341,8 +346,8 @@ async fn no_key_gives_what_it_has_not() {
         ),
         (
             5,
-            |k| k.credits_cap = Some(51),
-            KeyRefusal::AboveOwnCredits(50),
+            |k| k.credits_cap = Some(1),
+            KeyRefusal::AboveOwnCredits(0),
         ),
     ];
     for (maker, ask, refusal) in asks {
@@ -408,7 +413,10 @@ async fn no_key_gives_what_it_has_not() {
         assert_eq!(changed.map(drop), Err(refusal), "by {maker}: {change:?}");
     }
     // What narrows, and what is one's own to give, is done.
-    f.change(&sibling, credits(Some(5)), Some(2)).await.unwrap();
+    let less = credits(Some(5));
+    let weaker = f.change(&sibling, less.clone(), Some(2)).await;
+    assert_eq!(weaker.map(drop), Err(write), "by a key that has less");
+    f.change(&sibling, less, Some(1)).await.unwrap();
     f.change(&sibling, credits(Some(50)), Some(5))
         .await
         .unwrap();

@@ -8,6 +8,7 @@ use memoryos::app::{
 use memoryos::domain::account::{AccountKey, Email};
 use memoryos::domain::event::{Actor, Cause};
 use memoryos::domain::key::{KeyId, Secret};
+use memoryos::domain::ledger::Entry;
 use memoryos::domain::plan::Plan;
 use memoryos::domain::scope::{Scope, Scopes};
 use memoryos::domain::time::Timestamp;
@@ -16,7 +17,7 @@ use memoryos::store::{AccountFilter, KeyRow};
 use super::{Sim, Step, fault, no};
 use crate::audit::{key_row, masked, numbers, row, same};
 use crate::calendar::Micros;
-use crate::model::{Account, Asked, Given, Key, Money, Refused, Spent};
+use crate::model::{Account, Asked, Given, Key, Ledger, Money, Refused, Spent};
 use crate::operations::{Form, Owner, Who};
 
 impl Sim {
@@ -89,6 +90,8 @@ impl Sim {
             ever: 0,
             last: None,
         };
+        let mut ledger = Ledger::default();
+        ledger.enter(0, 0, Entry::Grant, granted as i64);
         let description = if by_admin {
             "Initial account setup"
         } else {
@@ -100,6 +103,7 @@ impl Sim {
             email: email.map(str::to_owned),
             created: now,
             money,
+            ledger,
             keys: vec![new_key(key, secret, description, (0, first), now)],
             memories: Vec::new(),
             newest: String::new(),
@@ -110,6 +114,9 @@ impl Sim {
         };
         same("a new account's id", &id, &account.id.as_str())?;
         same("a new account's key", &row(key), &key_row(&account, 0, now))?;
+        let mut gone = self.model.gone.iter();
+        let is_afresh = email.is_some() && gone.any(|gone| gone.account.email == account.email);
+        self.figures.afresh += u64::from(is_afresh);
         self.model.accounts.push(account);
         self.unflushed.clear();
         Ok(())

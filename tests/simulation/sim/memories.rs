@@ -3,6 +3,7 @@
 use memoryos::app::{AddRequest, Answered, App, PageRequest, UpdateRequest};
 use memoryos::domain::json::Object;
 use memoryos::domain::memory::{MemoryId, NewMemory};
+use memoryos::domain::plan::Operation;
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{Added, PageStart, Principal};
 use serde_json::{Value, json};
@@ -14,14 +15,15 @@ use crate::operations::Who;
 
 impl Sim {
     /// Debits a read in the model, which a crash may take back until something flushes.
-    pub(super) fn debit(&mut self, by: Who) -> Result<Numbers, Refused> {
+    pub(super) fn debit(&mut self, by: Who, operation: Operation) -> Result<Numbers, Refused> {
         let account = &mut self.model.accounts[by.0];
         let before = Unflushed {
             by,
             money: account.money,
             spent: account.first(by.1).spent,
+            ledger: account.ledger.clone(),
         };
-        let numbers = account.debit(by.1, READ, self.now)?;
+        let numbers = account.debit(by.1, operation, READ, self.now)?;
         self.unflushed.push(before);
         Ok(numbers)
     }
@@ -207,7 +209,7 @@ impl Sim {
             .map_err(no);
         let expected = match self.model.accounts[by.0].find(id) {
             Err(no) => Err(no),
-            Ok(at) => self.debit(by).map(|left| (at, left)),
+            Ok(at) => self.debit(by, Operation::ReadMemory).map(|left| (at, left)),
         };
         let Some((found, (at, left))) = self.agree("read", found, expected)? else {
             return Ok(());
@@ -240,7 +242,7 @@ impl Sim {
             .list_memories(&principal, request)
             .await
             .map_err(no);
-        let expected = self.debit(by);
+        let expected = self.debit(by, Operation::ListMemories);
         let Some((found, left)) = self.agree("page", found, expected)? else {
             return Ok(None);
         };
@@ -280,7 +282,7 @@ impl Sim {
             return Ok(());
         };
         let found = self.app().stats(&principal).await.map_err(no);
-        let expected = self.debit(by);
+        let expected = self.debit(by, Operation::Stats);
         let Some((found, left)) = self.agree("stats", found, expected)? else {
             return Ok(());
         };
@@ -295,7 +297,7 @@ impl Sim {
             return Ok(());
         };
         let found = self.app().gpt_status(&principal).await.map_err(no);
-        let expected = self.debit(by);
+        let expected = self.debit(by, Operation::GptStatus);
         let Some((found, left)) = self.agree("status", found, expected)? else {
             return Ok(());
         };
