@@ -96,6 +96,8 @@ struct Rights {
     cap: Option<Plan>,
     credits_cap: Option<u64>,
     expires_at: Option<Timestamp>,
+    /// Whose counters a key gets that it makes; `None` for its own.
+    pool: Option<KeyNo>,
 }
 
 impl Store {
@@ -312,8 +314,9 @@ impl Inner {
             id: key.id.clone(),
         };
         self.trees.key_intents.insert(intent, encode(&mint)?)?;
+        let lineage = given.pool.unwrap_or(no);
         let record = KeyRecord {
-            lineage: no,
+            lineage,
             scopes: given.scopes,
             expires_at: given.expires_at,
             ..key.record(account, no, now, &cause.actor)
@@ -325,7 +328,9 @@ impl Inner {
         };
         let usage = self.swap_usage(account, |usage| {
             usage.next_key_no = no.saturating_add(1);
-            usage.shares.push(share.clone());
+            if given.pool.is_none() {
+                usage.shares.push(share.clone());
+            }
             Ok(usage.clone())
         })?;
         let created = EventKind::KeyCreated { key: key.id };
@@ -333,7 +338,7 @@ impl Inner {
             account.active.push(ActiveKey {
                 no,
                 hash: key.hash,
-                lineage: no,
+                lineage,
             });
             account.events.push(now, cause.clone(), created.clone());
         })?;
@@ -753,6 +758,7 @@ impl Inner {
                 cap: None,
                 credits_cap: None,
                 expires_at: None,
+                pool: None,
             });
         };
         let record = self.key_numbered(account, no)?.map(|(_, record)| record);
@@ -800,6 +806,9 @@ impl Rights {
             cap: share.and_then(|share| usage.cap_of(share)),
             credits_cap: share.and_then(|share| share.credits_cap),
             expires_at: key.expires_at,
+            pool: share
+                .filter(|share| share.credits_cap.is_some())
+                .map(|share| share.key_no),
         }
     }
 
@@ -809,8 +818,9 @@ impl Rights {
         let given = Self {
             scopes: key.scopes.unwrap_or(self.scopes),
             cap: key.cap.or(self.cap),
-            credits_cap: key.credits_cap,
+            credits_cap: key.credits_cap.or(self.credits_cap),
             expires_at: key.expires_at.or(self.expires_at),
+            pool: self.pool.filter(|_| key.credits_cap != Some(0)),
         };
         self.cover_scopes(given.scopes)?;
         self.cover_end(given.expires_at)?;
@@ -819,10 +829,16 @@ impl Rights {
         }
         let plan = given.cap.map_or(own, |cap| cap.min(own));
         let most = plan.credits_per_cycle();
-        // A new key counts for itself: one made by a key whose own credits are bounded would have them again.
-        let most = self.credits_cap.map_or(most, |_| 0);
-        let asked = key.credits_cap.or(self.credits_cap.map(|_| u64::MAX));
-        if asked.is_some_and(|asked| asked > most) {
+        // A key with counters of its own would have the credits of its maker once more: where those are
+        // bounded, it gets the maker's counters, or no credits.
+        if given.pool.is_some() {
+            let other = key
+                .credits_cap
+                .is_some_and(|asked| Some(asked) != self.credits_cap);
+            if other || given.cap != self.cap {
+                return Err(KeyRefusal::AboveOwnCredits(0));
+            }
+        } else if key.credits_cap.is_some_and(|asked| asked > most) {
             return Err(KeyRefusal::AboveOwnCredits(most));
         }
         Ok(given)

@@ -435,6 +435,11 @@ async fn no_key_gives_more_than_it_has() {
             &json!(end)
         )
     );
+    // On the maker's counters: 30 credits are 30, whoever of the two spends them.
+    let twin = server.made(&child);
+    assert_eq!((small.credits().await, twin.credits().await), (30, 30));
+    twin.get("/stats").await.ok(200);
+    assert_eq!((small.credits().await, twin.credits().await), (29, 29));
     let beyond = [
         (
             json!({"scopes": ["memory:write"]}),
@@ -460,6 +465,10 @@ async fn no_key_gives_more_than_it_has() {
             );
         }
     }
+    let fewer = small
+        .post("/apikey/new", &json!({"credits_per_cycle": 29}))
+        .await;
+    fewer.refused(409, "credits_above_own", "Credits above own");
     let plan = small.post("/apikey/new", &json!({"plan": "Pro"})).await;
     plan.refused(409, "plan_above_account", "Plan above account");
     for body in [
@@ -495,7 +504,7 @@ async fn no_key_gives_more_than_it_has() {
     .json;
     assert_eq!(
         (&row["credits_remaining"], &row["expires_at"]),
-        (&json!(100), &Value::Null)
+        (&json!(99), &Value::Null)
     );
     // The admin may give all that the account has.
     change(&server.admin(), &small, json!({"scopes": SCOPES}))
@@ -580,8 +589,14 @@ async fn an_account_keeps_a_managing_key() {
             json!({"expires_at": "2026-01-20T00:00:00Z"}),
             json!({"scopes": ["memory:read"]}),
         ] {
+            // Whoever bounds a key must have all that it has.
+            let code = if by.key_id == bo.key_id {
+                "last_managing_key"
+            } else {
+                "expiry_above_own"
+            };
             let answer = change(by, &bo, body).await;
-            answer.refused(409, "last_managing_key", "Last managing key");
+            assert_eq!((answer.status, &answer.json["code"]), (409, &json!(code)));
         }
     }
     let admin = server.admin();

@@ -238,6 +238,8 @@ pub(crate) struct Asked {
 /// What a new key gets.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
+    /// The key whose counters it shares.
+    pub pool: Option<usize>,
     pub cap: Option<Plan>,
     pub credits: Option<u64>,
     pub scopes: Scopes,
@@ -612,17 +614,21 @@ impl Account {
         let cap = asked.plan.or(own.cap);
         let credits = asked.credits.flatten();
         let most = terms(cap.map_or(plan, |cap| cap.min(plan))).0;
-        // A new key counts for itself: a key with bounded credits has none to give.
-        let most = if own.credits.is_some() { 0 } else { most };
-        if credits.is_some_and(|credits| credits > most)
-            || (own.credits.is_some() && credits.is_none())
-        {
+        // Where the maker's credits are bounded, a key gets the maker's counters, or no credits.
+        let pool = maker.filter(|_| own.credits.is_some() && credits != Some(0));
+        if pool.is_some() {
+            let other = credits.is_some_and(|credits| Some(credits) != own.credits);
+            if other || cap != own.cap {
+                return Err(Refused::AboveCredits(0));
+            }
+        } else if credits.is_some_and(|credits| credits > most) {
             return Err(Refused::AboveCredits(most));
         }
         self.make_room(now)?;
         Ok(Given {
+            pool: pool.map(|maker| self.keys[maker].lineage),
             cap,
-            credits,
+            credits: credits.or(own.credits),
             scopes: wanted.scopes,
             expires: wanted.expires,
         })

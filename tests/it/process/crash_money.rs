@@ -518,9 +518,7 @@ impl Part {
         let admin = || ("X-ADMIN-KEY", ADMIN.to_owned());
         let with = |secret: &str| ("X-API-KEY", secret.to_owned());
         let secret = |key: &str| self.book.keys[key].secret.clone().unwrap();
-        let by = |key: &str, itself: bool| {
-            if itself { with(&secret(key)) } else { admin() }
-        };
+        let by = |key: &str, itself: bool| if itself { with(&secret(key)) } else { admin() };
         let own = |route: &str| format!("/admin/user/{}/{route}", self.first);
         let why = "a crash test";
         match op {
@@ -989,9 +987,8 @@ fn keys_and_credits_survive_sigkill() {
         let env = [("ADMIN_KEY", ADMIN), ("TOKIO_WORKER_THREADS", workers)];
         process = Process::start(data.path(), &[], &env);
         let line = process.log.wait_for("were settled", Duration::ZERO);
-        let words = line.iter().flat_map(|line| line.split_whitespace());
-        let mut numbers = words.filter_map(|word| word.parse::<u64>().ok());
-        settled += numbers.next().unwrap_or(0);
+        let mut words = line.iter().flat_map(|line| line.split_whitespace());
+        settled += words.find_map(|word| word.parse::<u64>().ok()).unwrap_or(0);
         let mut client = process.client();
         let mut wrong = Vec::new();
         for part in &mut parts {

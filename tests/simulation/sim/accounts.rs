@@ -75,6 +75,7 @@ impl Sim {
         by_admin: bool,
     ) -> Step {
         let first = Given {
+            pool: None,
             cap: None,
             credits: asked.credits.flatten(),
             scopes: asked.scopes.unwrap_or(Scopes::ALL),
@@ -202,7 +203,8 @@ impl Sim {
         };
         let account = &mut self.model.accounts[at];
         let key = account.keys.len();
-        let given = (key, given.unwrap());
+        let given = given.unwrap();
+        let given = (given.pool.unwrap_or(key), given);
         let new = new_key(&made.key, &made.secret, "API key", given, now);
         account.keys.push(new);
         same("account of a new key", &made.account_id, &account.id)?;
