@@ -326,7 +326,7 @@ impl Inner {
             credits_cap: given.credits_cap,
             ..Share::new(no, given.cap)
         };
-        let usage = self.swap_usage(account, |usage| {
+        let mut usage = self.swap_usage(account, |usage| {
             usage.next_key_no = no.saturating_add(1);
             if given.pool.is_none() {
                 usage.shares.push(share.clone());
@@ -345,6 +345,8 @@ impl Inner {
         self.trees.key_intents.remove(intent)?;
         self.count_keys(users.active.len(), users.active.len().saturating_add(1));
         steps.complete();
+        // Its counters may be those of its maker, of a cycle that is over.
+        usage.roll_over(now);
         Ok(self.key_row(record, &usage, now)?)
     }
 
