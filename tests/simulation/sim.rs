@@ -346,7 +346,7 @@ impl Sim {
     async fn reopen(&mut self) -> Step {
         let before = self.all_rows()?;
         self.service = None;
-        self.traces()?;
+        self.traces().await?;
         self.open().await?;
         self.figures.reopened += 1;
         self.unflushed.clear();

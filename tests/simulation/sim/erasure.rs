@@ -80,17 +80,18 @@ impl Sim {
     /// Looks for erased accounts in every record of the database, which nobody has open. What names one is the
     /// audit log, its index, and what waits for the receiver of webhooks, by their internal names; nothing has the
     /// hash of a key. The rows of their ledgers are all there.
-    pub(super) fn traces(&self) -> Step {
+    pub(super) async fn traces(&self) -> Step {
         if self.model.gone.is_empty() {
             return Ok(());
         }
         let config = sled::Config::new().path(self.directory().join("db"));
-        // What the store did last may still hold it.
+        // What the store did last may still hold it: also a task of this very runtime.
         let mut opened = config.open();
         for _ in 0..10_000 {
             if opened.is_ok() {
                 break;
             }
+            tokio::task::yield_now().await;
             std::thread::sleep(std::time::Duration::from_millis(1));
             opened = config.open();
         }
