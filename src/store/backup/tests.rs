@@ -326,7 +326,10 @@ async fn a_changed_file_is_refused() {
     refused(&[&bytes[..], b"x"].concat(), "one byte more".to_owned());
     refused(&[&bytes[..], &bytes].concat(), "twice".to_owned());
     refused(b"PK not a backup at all", "another file".to_owned());
-    assert!(folders.restore("a.backup", "new").is_ok());
+    assert_eq!(
+        folders.restore("a.backup", "new").unwrap().backed_up_at,
+        NOW
+    );
 }
 
 /// Shows that a newer format is told as such, with the way out.
