@@ -351,7 +351,7 @@ impl Server {
                 let (app, routes) = (app.clone(), routes.clone());
                 let under_way = watched.begin();
                 async move {
-                    if request.uri().path() != HEALTH {
+                    if !app.is_open() && request.uri().path() != HEALTH {
                         // Past this time there is an answer all the same: 503.
                         let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
                     }

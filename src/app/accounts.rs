@@ -163,14 +163,17 @@ impl App {
     /// [`Failure::KeyRevoked`] if it was revoked meanwhile.
     pub fn credits(&self, principal: &Principal) -> Result<Credits, Failure> {
         let now = self.now();
-        let usage = self.store().usage(principal.account, now)?;
-        let share = usage.share(principal.lineage).ok_or(Failure::KeyRevoked)?;
-        let balance = usage.balance_of_share(share);
-        let last_activity = if balance.capped {
-            share.last_activity
-        } else {
-            usage.last_activity
-        };
+        let seen = self.store().see_usage(principal.account, now, |usage| {
+            let share = usage.share(principal.lineage)?;
+            let balance = usage.balance_of_share(share);
+            let last_activity = if balance.capped {
+                share.last_activity
+            } else {
+                usage.last_activity
+            };
+            Some((balance, last_activity))
+        })?;
+        let (balance, last_activity) = seen.ok_or(Failure::KeyRevoked)?;
         let account_id = self.store().account_id(principal.account)?;
         Ok(Credits {
             account_id,

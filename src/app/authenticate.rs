@@ -1,5 +1,7 @@
 //! Who calls: a key's account, the admin, or nobody.
 
+use std::sync::Arc;
+
 use crate::domain::key::Secret;
 use crate::store::{KeyState, Principal};
 
@@ -40,7 +42,7 @@ pub enum Caller {
     /// Nobody in particular.
     Nobody,
     /// An account, by one of its keys.
-    Key(Principal),
+    Key(Arc<Principal>),
     /// The admin.
     Admin,
 }
@@ -52,7 +54,7 @@ impl App {
     ///
     /// [`Failure::InvalidKey`], [`Failure::KeyRevoked`], [`Failure::KeyExpired`],
     /// [`Failure::AccountSuspended`].
-    pub fn authenticate(&self, key: &Secret) -> Result<Principal, Failure> {
+    pub fn authenticate(&self, key: &Secret) -> Result<Arc<Principal>, Failure> {
         if !key.is_plausible() {
             return Err(Failure::InvalidKey);
         }

@@ -388,8 +388,10 @@ impl App {
     /// [`Failure::RateLimited`], or what the store says.
     pub fn take_free_route(&self, principal: &Principal) -> Result<(), Failure> {
         self.limits().take_free_route(principal.account, || {
-            let usage = self.store().usage(principal.account, self.now())?;
-            Ok(requests_per_minute(usage.plan()))
+            let of_plan = self
+                .store()
+                .see_usage(principal.account, self.now(), |usage| requests_per_minute(usage.plan()))?;
+            Ok(of_plan)
         })
     }
 }

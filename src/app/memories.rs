@@ -1,12 +1,14 @@
 //! Memories: added, listed, read, changed, deleted.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Operation;
 use crate::domain::time::Timestamp;
-use crate::domain::usage::{Balance, Usage};
+use crate::domain::usage::Balance;
 use crate::store::{
     AddMemory, Added, Changed, Debited, Deleted, OpError, Page, PageStart, Principal,
     ReplayRefusal, UpdateMemory, UpdateRefusal,
@@ -54,7 +56,7 @@ pub struct PageRequest {
 #[derive(Debug)]
 pub struct Listed {
     /// The page.
-    pub page: Page,
+    pub page: Arc<Page>,
     /// Memories the account holds.
     pub total: u64,
     /// What it cost.
@@ -136,10 +138,10 @@ impl App {
         body: String,
         now: Timestamp,
     ) -> Result<Answered, Failure> {
-        let usage = self.store().usage(principal.account, now)?;
-        let balance = usage
-            .balance_of(principal.lineage)
-            .map_err(|r| Failure::of_usage(r, 0))?;
+        let balance = self.store().see_usage(principal.account, now, |usage| {
+            usage.balance_of(principal.lineage)
+        })?;
+        let balance = balance.map_err(|r| Failure::of_usage(r, 0))?;
         Ok(Answered {
             status,
             body,
@@ -160,17 +162,13 @@ impl App {
         request: PageRequest,
     ) -> Result<Listed, Failure> {
         let now = self.now();
-        let usage = self.affordable(principal, Operation::ListMemories, now)?;
+        let held = self.affordable(principal, Operation::ListMemories, now)?;
         let PageRequest { start, limit } = request;
         let account = principal.account;
         // A page past the end is empty without a walk over all that is skipped.
         let page = match start {
-            PageStart::Skip(skip) if u64::try_from(skip).is_ok_and(|skip| skip > usage.held) => {
-                Page {
-                    entries: String::new(),
-                    count: 0,
-                    next: None,
-                }
+            PageStart::Skip(skip) if u64::try_from(skip).is_ok_and(|skip| skip > held) => {
+                Arc::default()
             }
             PageStart::Skip(skip) if skip > DEEP_SKIP => {
                 self.blocking(move |store| store.page(account, start, limit))
@@ -183,7 +181,7 @@ impl App {
         let debited = self.debit(principal, Operation::ListMemories, now).await?;
         Ok(Listed {
             page,
-            total: usage.held,
+            total: held,
             debited,
             now,
         })
@@ -275,22 +273,23 @@ impl App {
             })
     }
 
-    /// Refuses a read that cannot be paid before any work is done for it; the debit itself comes after.
+    /// Refuses a read that cannot be paid before any work is done for it; the debit itself comes after. Returns
+    /// how many memories the account holds.
     pub(super) fn affordable(
         &self,
         principal: &Principal,
         operation: Operation,
         now: Timestamp,
-    ) -> Result<Usage, Failure> {
+    ) -> Result<u64, Failure> {
         let cost = self.price(operation);
-        let usage = self.store().usage(principal.account, now)?;
-        let balance = usage
-            .balance_of(principal.lineage)
-            .map_err(|r| Failure::of_usage(r, cost))?;
+        let (balance, held) = self.store().see_usage(principal.account, now, |usage| {
+            (usage.balance_of(principal.lineage), usage.held)
+        })?;
+        let balance = balance.map_err(|r| Failure::of_usage(r, cost))?;
         if balance.credits_remaining < cost {
             return Err(Failure::OutOfCredits { balance, cost });
         }
-        Ok(usage)
+        Ok(held)
     }
 }
 

@@ -145,6 +145,12 @@ impl App {
         &self.0.store
     }
 
+    /// Says whether there is a database, which there is but for moments after a failure.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.store().is_open()
+    }
+
     /// Waits until there is a database, which is at once unless it is being opened anew after a failure.
     pub async fn opened(&self) {
         self.store().opened().await;

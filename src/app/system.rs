@@ -108,9 +108,9 @@ impl App {
         principal: &Principal,
     ) -> Result<(u64, Option<String>, Debited, Timestamp), Failure> {
         let now = self.now();
-        let usage = self.affordable(principal, Operation::GptStatus, now)?;
+        let held = self.affordable(principal, Operation::GptStatus, now)?;
         let newest = self.store().newest_memory(principal.account)?;
         let debited = self.debit(principal, Operation::GptStatus, now).await?;
-        Ok((usage.held, newest, debited, now))
+        Ok((held, newest, debited, now))
     }
 }

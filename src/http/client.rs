@@ -9,30 +9,12 @@
 //! - `Forwarded` and `X-Forwarded-For` both there must say the same: a proxy that writes the one may pass on
 //!   what a client wrote into the other. If they differ, it counts as the proxy that the connection is from.
 
-use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-tokio::task_local! {
-    /// Who is at the other end of the connection. No extension of the request, which would be put on the
-    /// heap for each.
-    static PEER: IpAddr;
-}
-
-/// Runs what answers a request that came over a connection with `peer`.
-pub(super) async fn with_peer<F: Future>(peer: IpAddr, answering: F) -> F::Output {
-    PEER.scope(peer, answering).await
-}
-
-/// Returns who is at the other end of the connection; outside of [`with_peer`] the address that is nobody's.
-pub(super) fn peer() -> IpAddr {
-    PEER.try_with(IpAddr::to_canonical)
-        .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
-}
 
 /// Returns the address of the client.
 pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {

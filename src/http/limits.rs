@@ -32,9 +32,9 @@ enum Limited {
     FreeRoute,
 }
 
-/// The limits of one path's methods. Shared, for warp clones it with each request.
-#[derive(Clone, Debug)]
-pub(super) struct PathLimits(Arc<[(&'static Endpoint, Limited)]>);
+/// The limits of one path's methods.
+#[derive(Debug)]
+pub(super) struct PathLimits(Vec<(&'static Endpoint, Limited)>);
 
 impl PathLimits {
     pub(super) fn new(app: &App, path: &str) -> Self {
@@ -129,7 +129,7 @@ pub(super) fn authenticate_body(
     key: &crate::domain::key::Secret,
     peer: IpAddr,
     headers: &HeaderMap,
-) -> Result<Principal, ApiError> {
+) -> Result<Arc<Principal>, ApiError> {
     let principal = app
         .authenticate(key)
         .map_err(|failure| failed(app, failure.into(), peer, headers))?;

@@ -65,7 +65,7 @@ pub(super) async fn add(app: App, request: Request) -> Answer {
         });
         splice(
             "entry",
-            &added.entry,
+            &[&added.entry],
             &rest.unwrap_or_else(|_| "{}".to_owned()),
         )
     };
@@ -210,7 +210,7 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
         credit_info: CreditInfo::of(&debited),
         warning: low_credits(&debited.balance),
     })?;
-    let body = splice("memories", &format!("[{}]", found.entries), &rest);
+    let body = splice("memories", &["[", &found.entries, "]"], &rest);
     Ok(Reply::json_text(StatusCode::OK, body).metered(&debited, now))
 }
 
@@ -267,7 +267,7 @@ pub(super) async fn read(app: App, request: Request) -> Answer {
         credit_info: CreditInfo::of(&debited),
         warning: low_credits(&debited.balance),
     })?;
-    let body = splice("memory", &entry, &rest);
+    let body = splice("memory", &[&entry], &rest);
     Ok(Reply::json_text(StatusCode::OK, body).metered(&debited, app.now()))
 }
 
@@ -296,7 +296,7 @@ pub(super) async fn update(app: App, request: Request) -> Answer {
         credit_info: CreditInfo::of(&debited),
         warning: low_credits(&debited.balance),
     })?;
-    let body = splice("entry", &changed.entry, &rest);
+    let body = splice("entry", &[&changed.entry], &rest);
     Ok(Reply::json_text(StatusCode::OK, body).metered(&debited, app.now()))
 }
 

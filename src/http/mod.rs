@@ -1,7 +1,7 @@
 //! HTTP: warp, and nothing but warp. Every route is in [`ENDPOINTS`]; this is the way of a request:
 //!
 //! 1. [`trace`] gives it an id, catches panics, writes the log line and the headers of every answer.
-//! 2. A warp filter matches its path; another path ends as 404.
+//! 2. The warp filter takes it apart; [`paths`] finds its path, or it ends as 404.
 //! 3. [`select`] finds the endpoint for its method, or makes a 405 with `Allow`.
 //! 4. [`auth::caller`] says who calls, as a value, against the store's trees. Around it [`limits`] counts.
 //! 5. [`request::read_body`] reads the body, if the endpoint has one.
@@ -16,6 +16,7 @@ mod apikey;
 mod audit;
 mod auth;
 mod client;
+mod context;
 mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -24,6 +25,7 @@ mod ledger;
 mod limits;
 mod memory;
 pub mod openapi;
+mod paths;
 mod plan;
 mod reply;
 mod request;
@@ -34,6 +36,7 @@ mod trace;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -41,6 +44,7 @@ use http::header::{ALLOW, HeaderValue};
 use http::{HeaderMap, Method, Response};
 use warp::Filter;
 use warp::filters::BoxedFilter;
+use warp::path::FullPath;
 
 use crate::app::{App, Caller, Failure};
 use crate::domain::event::RequestId;
@@ -53,6 +57,7 @@ pub use rest::{Rest, SharedBody, keep_rest};
 pub use trace::answer;
 
 use limits::Admitted;
+use paths::{Path, Paths};
 use reply::{Answer, Reply};
 use request::{BodyStream, Request};
 
@@ -162,76 +167,40 @@ pub static ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/admin/webhooks" Admin false admin::webhooks, "How webhooks go (admin)"),
 ];
 
-/// Returns the filter of all routes: a tree of prefixes, each group boxed. An unknown path is an answer
-/// too.
+/// Returns the filter of all routes. It never rejects: an unknown path is an answer too.
 #[must_use]
 pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
-    let mut paths: Vec<&'static str> = Vec::new();
-    for endpoint in ENDPOINTS {
-        if !paths.contains(&endpoint.path) {
-            paths.push(endpoint.path);
-        }
-    }
-    // What is asked for most is looked at first.
-    paths.sort_by_key(|path| !BUSY.contains(&first_segment(path)));
-    let groups = paths.chunk_by(|a, b| first_segment(a) == first_segment(b));
-    let groups = groups.filter_map(|group| {
-        let first = first_segment(group.first()?);
-        let of_group = group
-            .iter()
-            .map(|path| resource(app, path, rest_of_path(path)));
-        let routes = of_group.reduce(|all, next| all.or(next).unify().boxed())?;
-        Some(match first {
-            "" => routes,
-            first => warp::path::path(first).and(routes).boxed(),
-        })
-    });
-    let routes = groups.reduce(|all, next| all.or(next).unify().boxed());
-    // There are routes; without one nothing would be found.
-    let routes = routes.unwrap_or_else(|| warp::any().map(unmatched).boxed());
-    exact_path()
-        .and(routes)
-        .recover(|_| std::future::ready(Ok::<_, std::convert::Infallible>(unmatched())))
-        .unify()
-        .boxed()
-}
-
-/// First segments of the paths that assistants call all day.
-const BUSY: [&str; 2] = ["memory", "credits"];
-
-fn first_segment(path: &str) -> &str {
-    path.split('/').nth(1).unwrap_or_default()
-}
-
-/// Returns the filter of what follows the first segment of a path, to its end; it returns the segment that is
-/// a name, or nothing if none is.
-fn rest_of_path(path: &'static str) -> BoxedFilter<(String,)> {
-    let segments = path.split('/').skip(2);
-    let nothing = warp::any().map(String::new).boxed();
-    let matched = segments.fold(nothing, |before, segment| {
-        if segment.starts_with('{') {
-            let named = before.and(warp::path::param::<String>());
-            named.map(|_, name| name).boxed()
-        } else {
-            before.and(warp::path::path(segment)).boxed()
-        }
-    });
-    matched.and(warp::path::end()).boxed()
-}
-
-/// Refuses paths that warp takes for another: one with a slash at its end is another path.
-fn exact_path() -> BoxedFilter<()> {
+    let (app, paths) = (app.clone(), Arc::new(Paths::new(app)));
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::path::full()
-        .and_then(|path: warp::path::FullPath| {
-            let path = path.as_str();
-            let is_exact = path == "/" || !path.ends_with('/');
-            std::future::ready(if is_exact {
-                Ok(())
-            } else {
-                Err(warp::reject::not_found())
-            })
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::body::stream().map(boxed_body))
+        .map(
+            move |full: FullPath, method, headers, query, body| -> Result<_, ApiError> {
+                let (path, param) = paths.find(full.as_str()).ok_or_else(endpoint_not_found)?;
+                let incoming = Incoming {
+                    id: context::request_id(),
+                    peer: context::peer(),
+                    method,
+                    headers,
+                    param: param.to_owned(),
+                    query,
+                    body,
+                };
+                context::log_path(path.template);
+                let admitted = admit(&app, path, &incoming)?;
+                Ok((app.clone(), incoming, admitted))
+            },
+        )
+        .then(async |admitted: Result<(App, Incoming, Admitted), ApiError>| {
+            let answer = match admitted {
+                Ok((app, incoming, admitted)) => run(app, incoming, admitted).await,
+                Err(error) => Err(error),
+            };
+            answer.map_or_else(unanswered, Reply::into_response)
         })
-        .untuple_one()
         .boxed()
 }
 
@@ -246,65 +215,12 @@ struct Incoming {
     body: BodyStream,
 }
 
-/// Returns the filter of one path: method, caller, body, handler. It never rejects.
-fn resource(
-    app: &App,
-    path: &'static str,
-    matched: BoxedFilter<(String,)>,
-) -> BoxedFilter<(Response<Bytes>,)> {
-    let (select_app, run_app) = (app.clone(), app.clone());
-    let limits = limits::PathLimits::new(app, path);
-    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let body = warp::body::stream().map(boxed_body);
-    matched
-        .and(warp::ext::optional::<RequestId>())
-        .and(warp::method())
-        .and(warp::header::headers_cloned())
-        .and(query)
-        .and(body)
-        .map(|param, id, method, headers, query, body| Incoming {
-            id,
-            peer: client::peer(),
-            method,
-            headers,
-            param,
-            query,
-            body,
-        })
-        .map(move |incoming: Incoming| {
-            let selected = select(path, &incoming.method);
-            let admitted = selected.and_then(|endpoint| {
-                let admitted = limits::admit(&select_app, endpoint, &limits, &incoming)?;
-                in_scope(endpoint, &admitted.caller)?;
-                Ok(admitted)
-            });
-            (incoming, admitted)
-        })
-        .untuple_one()
-        .then(
-            move |incoming: Incoming, admitted: Result<Admitted, ApiError>| {
-                let app = run_app.clone();
-                async move {
-                    let mut log = trace::Logged {
-                        path: Some(path),
-                        key_id: None,
-                    };
-                    let answer = match admitted {
-                        Err(error) => Err(error),
-                        Ok(admitted) => {
-                            let sign_up = admitted.sign_up();
-                            let answer = run(&app, incoming, admitted, &mut log).await;
-                            Admitted::settle(sign_up, &app, &answer);
-                            answer
-                        }
-                    };
-                    let mut response = answer.map_or_else(unanswered, Reply::into_response);
-                    response.extensions_mut().insert(log);
-                    response
-                }
-            },
-        )
-        .boxed()
+/// Finds the endpoint for the method, and says who calls.
+fn admit(app: &App, path: &Path, incoming: &Incoming) -> Result<Admitted, ApiError> {
+    let endpoint = select(path.template, &incoming.method)?;
+    let admitted = limits::admit(app, endpoint, &path.limits, incoming)?;
+    in_scope(endpoint, &admitted.caller)?;
+    Ok(admitted)
 }
 
 fn boxed_body<B: Buf, E: 'static>(
@@ -362,15 +278,18 @@ fn method_not_allowed(path: &'static str) -> ApiError {
 }
 
 /// Reads the body and calls the handler.
-async fn run(app: &App, incoming: Incoming, admitted: Admitted, log: &mut trace::Logged) -> Answer {
+async fn run(app: App, incoming: Incoming, admitted: Admitted) -> Answer {
+    let sign_up = admitted.sign_up();
+    let answer = run_admitted(&app, incoming, admitted).await;
+    Admitted::settle(sign_up, &app, &answer);
+    answer
+}
+
+async fn run_admitted(app: &App, incoming: Incoming, admitted: Admitted) -> Answer {
     let Admitted {
         endpoint, caller, ..
     } = admitted;
-    log.key_id = match &caller {
-        Caller::Key(principal) => Some(principal.key_id.to_string()),
-        Caller::Admin => Some("admin".to_owned()),
-        Caller::Nobody => None,
-    };
+    context::log_caller(&caller);
     let Incoming {
         id,
         peer,
@@ -386,19 +305,16 @@ async fn run(app: &App, incoming: Incoming, admitted: Admitted, log: &mut trace:
         Bytes::new()
     };
     let is_admin = matches!(caller, Caller::Admin);
-    let answer = (endpoint.handler)(
-        app.clone(),
-        Request {
-            id,
-            caller,
-            peer,
-            param,
-            query,
-            headers,
-            body,
-        },
-    )
-    .await;
+    let request = Request {
+        id,
+        caller,
+        peer,
+        param,
+        query,
+        headers,
+        body,
+    };
+    let answer = (endpoint.handler)(app.clone(), request).await;
     match answer {
         // No key of the admin's is wrong: the account that was asked for is gone.
         Err(error) if is_admin && error.code == Code::InvalidKey => {
@@ -414,10 +330,6 @@ fn unanswered(error: ApiError) -> Response<Bytes> {
     *response.status_mut() = error.code.word_and_status().1;
     response.extensions_mut().insert(error);
     response
-}
-
-fn unmatched() -> Response<Bytes> {
-    unanswered(endpoint_not_found())
 }
 
 fn endpoint_not_found() -> ApiError {

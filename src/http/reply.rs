@@ -21,6 +21,9 @@ const LIMIT: HeaderName = HeaderName::from_static("x-credits-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-credits-reset");
 
+/// Room for the headers of an answer, so that it does not grow one by one.
+const HEADERS: usize = 16;
+
 /// How a handler ends: an answer, or what the client is told instead.
 pub(crate) type Answer = Result<Reply, ApiError>;
 
@@ -33,6 +36,7 @@ impl Reply {
     pub(super) fn json_text(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
+        response.headers_mut().reserve(HEADERS);
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         Self(response)
@@ -74,14 +78,16 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
         .map_err(|error| Failure::Internal(format!("no JSON form: {error}")).into())
 }
 
-/// Puts `"name":raw` at the front of the object `rest`: stored JSON goes out without being parsed.
-pub(crate) fn splice(name: &str, raw: &str, rest: &str) -> String {
-    let room = raw.len().saturating_add(rest.len()).saturating_add(64);
+/// Puts `"name":` and the parts of `raw` at the front of the object `rest`: stored JSON goes out without being
+/// parsed.
+pub(crate) fn splice(name: &str, raw: &[&str], rest: &str) -> String {
+    let bytes = raw.iter().map(|part| part.len()).sum::<usize>();
+    let room = bytes.saturating_add(rest.len()).saturating_add(64);
     let mut body = String::with_capacity(room);
     body.push_str("{\"");
     body.push_str(name);
     body.push_str("\":");
-    body.push_str(raw);
+    body.extend(raw.iter().copied());
     match rest.strip_prefix('{') {
         Some("}") | None => body.push('}'),
         Some(members) => {
@@ -219,7 +225,7 @@ mod tests {
 
     #[test]
     fn splicing_makes_one_object() {
-        assert_eq!(splice("a", "[1]", r#"{"b":2}"#), r#"{"a":[1],"b":2}"#);
-        assert_eq!(splice("a", "[1]", "{}"), r#"{"a":[1]}"#);
+        assert_eq!(splice("a", &["[", "1]"], r#"{"b":2}"#), r#"{"a":[1],"b":2}"#);
+        assert_eq!(splice("a", &["[1]"], "{}"), r#"{"a":[1]}"#);
     }
 }

@@ -20,14 +20,16 @@ const REST_BYTES_MAX: usize = 16 << 20;
 /// Longest time for it.
 const REST_WAIT: Duration = Duration::from_secs(10);
 
-/// A body that can be read on when whoever read it has let go of it.
+/// A body that can be read on when whoever read it has let go of it; nothing of one that was empty from the
+/// beginning, as most are.
 #[derive(Debug)]
-pub struct SharedBody<B>(Arc<Mutex<B>>);
+pub struct SharedBody<B>(Option<Arc<Mutex<B>>>);
 
 impl<B> SharedBody<B> {
     /// No step of a body's panics; if one did, its error is for the next reader to see.
-    fn lock(&self) -> MutexGuard<'_, B> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Option<MutexGuard<'_, B>> {
+        let body = self.0.as_ref()?;
+        Some(body.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -39,15 +41,19 @@ impl<B: Body + Unpin> Body for SharedBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut *self.lock()).poll_frame(cx)
+        match self.lock() {
+            Some(mut body) => Pin::new(&mut *body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lock().is_end_stream()
+        self.lock().is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.lock().size_hint()
+        self.lock()
+            .map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
     }
 }
 
@@ -59,9 +65,12 @@ pub struct Rest<B>(Option<SharedBody<B>>);
 pub fn keep_rest<B: Body + Unpin>(request: Request<B>) -> (Request<SharedBody<B>>, Rest<B>) {
     // Who waits for a 100 Continue sends nothing before it, and reading would send one.
     let waits = request.headers().contains_key(header::EXPECT);
-    let is_empty = request.body().is_end_stream();
-    let request = request.map(|body| SharedBody(Arc::new(Mutex::new(body))));
-    let rest = (!waits && !is_empty).then(|| SharedBody(Arc::clone(&request.body().0)));
+    let request = request.map(|body| {
+        let is_empty = body.is_end_stream();
+        SharedBody((!is_empty).then(|| Arc::new(Mutex::new(body))))
+    });
+    let kept = request.body().0.clone().filter(|_| !waits);
+    let rest = kept.map(|body| SharedBody(Some(body)));
     (request, Rest(rest))
 }
 

@@ -17,7 +17,7 @@ use warp::Reply as _;
 use crate::app::App;
 use crate::domain::event::RequestId;
 
-use super::client;
+use super::context;
 use super::error::{ApiError, Code};
 use super::reply::credit_headers;
 
@@ -30,15 +30,6 @@ const CORS_EXPOSED: &str = "X-Request-Id, X-Credits-Cost, X-Credits-Limit, X-Cre
                             RateLimit-Policy";
 /// Paths whose answers may be kept by caches.
 const CACHEABLE: [&str; 3] = ["/", "/health", "/openapi.json"];
-
-/// What a handler tells the log.
-#[derive(Clone, Debug)]
-pub(crate) struct Logged {
-    /// The route's template, never the path: a path can hold a key.
-    pub path: Option<&'static str>,
-    /// Who called.
-    pub key_id: Option<String>,
-}
 
 /// Answers one request with `routes`. It came over a connection with `peer`.
 ///
@@ -56,7 +47,6 @@ where
 {
     let started = Instant::now();
     let id = RequestId::new(app.now().millis(), rand::rng().random());
-    request.extensions_mut().insert(id);
     let request_id = id.to_string();
     let client_id = client_request_id(request.headers());
     let method = request.method().clone();
@@ -64,14 +54,12 @@ where
     name_path(&mut request);
     // Called inside, for a part of it runs before it is a future.
     let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
-    let outcome = client::with_peer(peer, answering).await;
+    let (outcome, logged) = context::within(id, peer, answering).await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         // The panic's own message went to the log already.
         Err(_) => rendered(&app, &ApiError::internal(), &request_id),
     };
-    let logged = response.extensions_mut().remove::<Logged>();
-    let path = logged.as_ref().and_then(|logged| logged.path);
     let error = response.extensions_mut().remove::<ApiError>();
     let refusal = error
         .as_ref()
@@ -83,19 +71,16 @@ where
             rendered(&app, error, &request_id)
         };
     }
-    finish_headers(&mut response, path, &request_id);
+    finish_headers(&mut response, logged.path, &request_id);
     if method == Method::HEAD {
         response = without_body(response);
     }
     log::info!(
         "{method} {} {} {refusal} {}us id={request_id} key={} client_id={}",
-        path.unwrap_or("-"),
+        logged.path.unwrap_or("-"),
         response.status().as_u16(),
         started.elapsed().as_micros(),
-        logged
-            .as_ref()
-            .and_then(|logged| logged.key_id.as_deref())
-            .unwrap_or("-"),
+        logged.caller.as_str(),
         client_id.as_deref().unwrap_or("-"),
     );
     Ok(response)

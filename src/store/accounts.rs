@@ -156,7 +156,8 @@ impl Store {
     /// [`StoreError`] if its record cannot be read.
     pub fn account_id(&self, account: AccountKey) -> Result<String, StoreError> {
         let inner = self.inner()?;
-        Ok(inner.account_record(account)?.account_id(account))
+        let read = || Ok(inner.account_record(account)?.account_id(account));
+        inner.names.read(account, read, String::clone)
     }
 
     /// Makes an account, its usage and its first key.
@@ -532,7 +533,7 @@ impl Inner {
             credits_cap: new.key.credits_cap,
             ..Share::new(1, new.key.cap)
         });
-        self.trees.usage.insert(account.0, encode(&usage)?)?;
+        self.put_usage(account, &usage)?;
         let first = ActiveKey {
             no: 1,
             hash,
@@ -546,7 +547,9 @@ impl Inner {
         ] {
             users.events.push(new.created_at, new.cause.clone(), kind);
         }
-        self.trees.users.insert(account.0, encode(&users)?)?;
+        let users = encode(&users)?;
+        let put = || self.trees.users.insert(account.0, users);
+        self.names.write(account, put)?;
         self.trees.key_intents.remove(intent)?;
         for total in [
             &self.totals.accounts,
@@ -567,7 +570,7 @@ impl Inner {
         hash: &crate::domain::key::KeyHash,
         id: &crate::domain::key::KeyId,
     ) -> Result<(), StoreError> {
-        self.trees.usage.remove(account.0)?;
+        self.remove_usage(account)?;
         self.remove_key(account, 1, hash, id)?;
         if let Some(name) = name
             && let Some(owner) = self.trees.names.get(name)?

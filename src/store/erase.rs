@@ -258,8 +258,9 @@ impl Inner {
     fn take_out(&self, account: AccountKey) -> Result<(), StoreError> {
         self.bar(account, Standing::Erasing)?;
         self.hand_over(account)?;
-        self.trees.users.remove(account.0)?;
-        self.trees.usage.remove(account.0)?;
+        let remove = || self.trees.users.remove(account.0);
+        self.names.write(account, remove)?;
+        self.remove_usage(account)?;
         Ok(())
     }
 
@@ -297,8 +298,9 @@ impl Inner {
             tree.contains_key(key)?; // as in `pieces::put`
             Ok(())
         };
+        self.remove_usage(account)?;
+        let writing = self.newest.writing(account);
         for tree in [
-            &trees.usage,
             &trees.memories,
             &trees.stats,
             &trees.stats_journal,
@@ -306,6 +308,7 @@ impl Inner {
         ] {
             each(tree, &account.0, left, |key, _| remove(tree, key))?;
         }
+        drop(writing);
         for tag in Owner::TAGS {
             let prefix = [tag, &account.0].concat();
             each(&trees.pieces, &prefix, left, |key, _| {
@@ -357,8 +360,7 @@ impl Inner {
                 self.trees.key_expiries.remove(index)?;
             }
         }
-        self.trees.keys.remove(hash.0)?;
-        Ok(())
+        self.remove_key_record(hash)
     }
 
     /// Gives the name of an account back of which nothing else is left, and ends its erasure.

@@ -256,9 +256,11 @@ impl Inner {
         record: &KeyRecord,
     ) -> Result<(), SwapError<KeyRefusal>> {
         let bytes = encode(record)?;
-        self.swap(&self.trees.keys, &hash.0, |current| match current {
-            None => Ok((Some(bytes.clone()), ())),
-            Some(_) => Err(SwapError::Refused(KeyRefusal::Exists)),
+        self.keys.write(*hash, || {
+            self.swap(&self.trees.keys, &hash.0, |current| match current {
+                None => Ok((Some(bytes.clone()), ())),
+                Some(_) => Err(SwapError::Refused(KeyRefusal::Exists)),
+            })
         })?;
         Ok(name_key(&self.trees, hash, record)?)
     }
@@ -279,7 +281,7 @@ impl Inner {
                 let index = expiry_key(end, account, no);
                 self.trees.key_expiries.remove(index)?;
             }
-            self.trees.keys.remove(hash.0)?;
+            self.remove_key_record(hash)?;
         }
         self.trees.key_ids.remove(id.as_str())?;
         self.trees
@@ -560,8 +562,7 @@ impl Inner {
             record.expires_at = Some(until);
             index_expiry(&self.trees, &record)?;
         }
-        self.trees.keys.insert(hash.0, encode(&record)?)?;
-        Ok(())
+        self.put_key_record(hash, &record)
     }
 
     fn change_key(
@@ -640,7 +641,7 @@ impl Inner {
         credits_cap: Option<u64>,
     ) -> Result<(), StoreError> {
         index_expiry(&self.trees, record)?;
-        self.trees.keys.insert(hash.0, encode(record)?)?;
+        self.put_key_record(hash, record)?;
         self.swap_usage::<_, std::convert::Infallible>(record.account, |usage| {
             let lineage = record.lineage;
             let share = usage.shares.iter_mut().find(|s| s.key_no == lineage);
@@ -665,7 +666,7 @@ impl Inner {
         let lineage = record.lineage;
         if record.revoked.is_none() {
             record.revoked = Some(end);
-            self.trees.keys.insert(hash.0, encode(&record)?)?;
+            self.put_key_record(hash, &record)?;
         }
         let users = self.account_record(account)?;
         if users.active.iter().any(|key| key.lineage == lineage) {
@@ -682,7 +683,7 @@ impl Inner {
             share,
             last_op: usage.next_op.saturating_sub(1),
         });
-        self.trees.keys.insert(first_hash.0, encode(&first)?)?;
+        self.put_key_record(&first_hash, &first)?;
         self.swap_usage::<_, std::convert::Infallible>(account, |usage| {
             usage.shares.retain(|share| share.key_no != lineage);
             Ok(())
@@ -696,10 +697,12 @@ impl Inner {
         account: AccountKey,
         change: impl Fn(&mut AccountRecord),
     ) -> Result<(), SwapError<E>> {
-        self.swap(&self.trees.users, &account.0, |current| {
-            let mut record: AccountRecord = decode(current.ok_or(StoreError::NoAccount)?)?;
-            change(&mut record);
-            Ok((Some(encode(&record)?), ()))
+        self.names.write(account, || {
+            self.swap(&self.trees.users, &account.0, |current| {
+                let mut record: AccountRecord = decode(current.ok_or(StoreError::NoAccount)?)?;
+                change(&mut record);
+                Ok((Some(encode(&record)?), ()))
+            })
         })
     }
 

@@ -5,6 +5,7 @@
 //! lineage: they have one share of the account's usage, and one cap. How keys change is in `key_changes`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::domain::account::AccountKey;
 use crate::domain::key::{KeyHash, KeyId};
@@ -52,13 +53,50 @@ impl Principal {
 #[derive(Clone, Debug)]
 pub enum KeyState {
     /// It does.
-    Active(Principal),
+    Active(Arc<Principal>),
     /// It did, until it was revoked.
-    Revoked(Principal),
+    Revoked(Arc<Principal>),
     /// It did, until its time had come.
-    Expired(Principal),
+    Expired(Arc<Principal>),
     /// It would, but for an admin who has suspended the account.
-    Suspended(Principal),
+    Suspended(Arc<Principal>),
+}
+
+/// What of a key's record tells whom it opens anything for.
+#[derive(Clone, Debug)]
+pub(super) struct KeptKey {
+    principal: Arc<Principal>,
+    expires_at: Option<Timestamp>,
+    end: Option<End>,
+}
+
+/// How a key ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Revoked,
+    Expired,
+}
+
+impl KeptKey {
+    fn of(record: KeyRecord) -> Self {
+        let end = record.revoked.as_ref().map(|revoked| match revoked.expired {
+            true => End::Expired,
+            false => End::Revoked,
+        });
+        let principal = Principal {
+            account: record.account,
+            key_no: record.no,
+            lineage: record.lineage,
+            scopes: record.scopes_now(),
+            key_id: record.id,
+            masked: record.masked,
+        };
+        Self {
+            principal: Arc::new(principal),
+            expires_at: record.expires_at,
+            end,
+        }
+    }
 }
 
 /// A key to be made. The secret itself never reaches the store.
@@ -132,27 +170,25 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<KeyState>, StoreError> {
         let inner = self.inner()?;
-        let Some(record) = inner.key_record(hash)? else {
+        let Some(key) = inner.kept_key(hash)? else {
             return Ok(None);
         };
-        let principal = Principal {
-            account: record.account,
-            key_no: record.no,
-            lineage: record.lineage,
-            scopes: record.scopes_now(),
-            key_id: record.id,
-            masked: record.masked,
-        };
+        let KeptKey {
+            principal,
+            expires_at,
+            end,
+        } = key;
+        let account = principal.account;
         let is_barred = || -> Result<bool, StoreError> {
             // Most services have nobody suspended.
             Ok(inner.totals.barred.load(Ordering::Acquire) > 0
-                && inner.trees.barred.contains_key(record.account.0)?)
+                && inner.trees.barred.contains_key(account.0)?)
         };
-        Ok(Some(match record.revoked {
-            Some(end) if end.expired => KeyState::Expired(principal),
-            Some(_) => KeyState::Revoked(principal),
-            None if record.expires_at.is_some_and(|end| end <= now) => KeyState::Expired(principal),
-            None if is_barred()? => match inner.account_record(record.account) {
+        Ok(Some(match end {
+            Some(End::Expired) => KeyState::Expired(principal),
+            Some(End::Revoked) => KeyState::Revoked(principal),
+            None if expires_at.is_some_and(|end| end <= now) => KeyState::Expired(principal),
+            None if is_barred()? => match inner.account_record(account) {
                 Ok(account) if account.standing == Standing::Good => KeyState::Active(principal),
                 Ok(account) if account.standing == Standing::Suspended => {
                     KeyState::Suspended(principal)
@@ -259,6 +295,40 @@ impl Inner {
             .transpose()
     }
 
+    /// Returns what is kept of a key. `None` if there is none.
+    fn kept_key(&self, hash: &KeyHash) -> Result<Option<KeptKey>, StoreError> {
+        // Nothing is kept of hashes that are no key's: anybody can think of one.
+        let load = || match self.key_record(hash) {
+            Ok(Some(record)) => Ok(KeptKey::of(record)),
+            Ok(None) => Err(None),
+            Err(error) => Err(Some(error)),
+        };
+        match self.keys.read(*hash, load, KeptKey::clone) {
+            Ok(key) => Ok(Some(key)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
+    }
+
+    /// Writes a key's record.
+    pub(super) fn put_key_record(
+        &self,
+        hash: &KeyHash,
+        record: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        let bytes = encode(record)?;
+        let put = || self.trees.keys.insert(hash.0, bytes);
+        self.keys.write(*hash, put)?;
+        Ok(())
+    }
+
+    /// Removes a key's record.
+    pub(super) fn remove_key_record(&self, hash: &KeyHash) -> Result<(), StoreError> {
+        let remove = || self.trees.keys.remove(hash.0);
+        self.keys.write(*hash, remove)?;
+        Ok(())
+    }
+
     /// Counts a memory less for the retired lineage that had stored it; once for each write.
     pub(super) fn release_for_revoked(
         &self,
@@ -280,7 +350,7 @@ impl Inner {
         {
             retired.last_op = op;
             retired.share.held = retired.share.held.saturating_sub(1);
-            self.trees.keys.insert(hash.0, encode(&record)?)?;
+            self.put_key_record(&hash, &record)?;
         }
         Ok(())
     }
@@ -299,7 +369,7 @@ impl Inner {
             let held = held_by(record.no);
             if let Some(retired) = record.retired.as_mut().filter(|r| r.share.held != held) {
                 retired.share.held = held;
-                self.trees.keys.insert(hash.0, encode(&record)?)?;
+                self.put_key_record(&hash, &record)?;
             }
         }
         Ok(())

@@ -131,11 +131,7 @@ impl Inner {
         account: AccountKey,
         change: impl Fn(&mut Usage) -> T,
     ) -> Result<T, StoreError> {
-        self.swap::<_, std::convert::Infallible>(&self.trees.usage, &account.0, |current| {
-            let mut usage: Usage = decode(current.ok_or(StoreError::NoAccount)?)?;
-            let result = change(&mut usage);
-            Ok((Some(encode(&usage)?), result))
-        })
-        .map_err(|error: SwapError<_>| StoreError::of_swap(error))
+        self.change_usage::<_, std::convert::Infallible>(account, |usage| Ok(change(usage)))
+            .map_err(|error: SwapError<_>| StoreError::of_swap(error))
     }
 }

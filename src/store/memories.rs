@@ -109,7 +109,7 @@ pub enum PageStart {
 }
 
 /// Some memories, newest first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The memories as clients get them, separated by commas.
     pub entries: String,
@@ -166,37 +166,13 @@ impl Store {
         account: AccountKey,
         start: PageStart,
         limit: usize,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<Arc<Page>, StoreError> {
         let inner = self.inner()?;
-        let first = memory_key(account, MemoryId::default());
-        let (end, skip) = match start {
-            PageStart::Before(id) => (memory_key(account, id), 0),
-            PageStart::Skip(skip) => (memory_key(account, MemoryId::from_bytes([0xFF; 16])), skip),
-        };
-        let mut page = Page {
-            entries: String::new(),
-            count: 0,
-            next: None,
-        };
-        let mut last = None;
-        for entry in inner.trees.memories.range(first..end).rev().skip(skip) {
-            let (key, bytes) = entry?;
-            if page.count >= limit {
-                page.next = last;
-                break;
-            }
-            let id = memory_id(&key)?;
-            let Some(json) = inner.json_of(account, id, &bytes)? else {
-                continue;
-            };
-            if page.count > 0 {
-                page.entries.push(',');
-            }
-            page.entries.push_str(&json);
-            page.count = page.count.saturating_add(1);
-            last = Some(id);
+        let read = || inner.page(account, start, limit);
+        match start {
+            PageStart::Skip(0) => inner.newest.read(account, limit, read),
+            PageStart::Skip(_) | PageStart::Before(_) => read().map(Arc::new),
         }
-        Ok(page)
     }
 
     /// Returns a memory as clients get it. `None` if the account has no such memory.
@@ -218,7 +194,7 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn newest_memory(&self, account: AccountKey) -> Result<Option<String>, StoreError> {
-        let page = self.page(account, PageStart::Skip(0), 1)?;
+        let page = self.inner()?.page(account, PageStart::Skip(0), 1)?;
         Ok((page.count > 0).then_some(page.entries))
     }
 
@@ -293,6 +269,52 @@ impl Store {
 }
 
 impl Inner {
+    /// Reads a page, newest first.
+    fn page(
+        &self,
+        account: AccountKey,
+        start: PageStart,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let first = memory_key(account, MemoryId::default());
+        let (end, skip) = match start {
+            PageStart::Before(id) => (memory_key(account, id), 0),
+            PageStart::Skip(skip) => (memory_key(account, MemoryId::from_bytes([0xFF; 16])), skip),
+        };
+        let mut page = Page {
+            entries: String::new(),
+            count: 0,
+            next: None,
+        };
+        let mut last = None;
+        for entry in self.trees.memories.range(first..end).rev().skip(skip) {
+            let (key, bytes) = entry?;
+            if page.count >= limit {
+                page.next = last;
+                break;
+            }
+            let id = memory_id(&key)?;
+            let head: MemoryHead<'_> = decode_borrowed(&bytes)?;
+            let long;
+            let json = if head.pieces == 0 {
+                head.json
+            } else {
+                match self.json_of(account, id, &bytes)? {
+                    Some(json) => long = json,
+                    None => continue,
+                }
+                &long
+            };
+            if page.count > 0 {
+                page.entries.push(',');
+            }
+            page.entries.push_str(json);
+            page.count = page.count.saturating_add(1);
+            last = Some(id);
+        }
+        Ok(page)
+    }
+
     fn add_memory(
         &self,
         add: &AddMemory<'_>,
@@ -442,6 +464,7 @@ impl Inner {
         intent: &Intent,
     ) -> Result<(), StoreError> {
         let key = memory_key(account, intent.memory);
+        let _writing = self.newest.writing(account);
         if let Some(bytes) = self.trees.memories.get(key)? {
             let head: MemoryHead<'_> = decode_borrowed(&bytes)?;
             self.release_for_revoked(account, head.key_no, intent.op)?;
@@ -460,6 +483,7 @@ impl Inner {
         id: MemoryId,
         head: MemoryHead<'_>,
     ) -> Result<(), StoreError> {
+        let _writing = self.newest.writing(account);
         write_memory(&self.trees, account, id, head)
     }
 

@@ -25,11 +25,13 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod high_water;
+mod kept;
 mod key_changes;
 mod keys;
 mod ledger;
 mod locks;
 mod memories;
+mod newest;
 mod outbox;
 mod pieces;
 mod place;
@@ -63,6 +65,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
 use crate::domain::catalog::Catalog;
+use crate::domain::key::KeyHash;
 use crate::domain::plan::Plans;
 
 pub use accounts::{AccountFilter, AccountRow, AccountsPage, NameTaken, NewAccount};
@@ -97,10 +100,19 @@ pub use usage::Debited;
 use committer::Committer;
 use directory::{Contents, DataDirectory};
 use high_water::HighWater;
+use kept::Kept;
+use keys::KeptKey;
 use locks::AccountLocks;
 use recovery::OnDamage;
+use newest::NewestPages;
 use schema::Trees;
 use swap::SwapError;
+use usage::KeptUsage;
+
+/// Most usages, keys and names of accounts, each, that are kept decoded; about 1 KiB for all of an account.
+const KEPT_MAX: usize = 16_384;
+/// Bytes of first pages that are kept, as a part of the page cache's.
+const PAGES_PART: u64 = 2;
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +194,11 @@ struct Inner {
     plans: &'static Plans,
     catalog: Catalog,
     stats: stats::Cache,
+    usages: Kept<AccountKey, KeptUsage>,
+    keys: Kept<KeyHash, KeptKey>,
+    /// Public ids of accounts.
+    names: Kept<AccountKey, String>,
+    newest: NewestPages,
     /// The end of the audit log; whoever appends holds it.
     audit: Mutex<audit::Head>,
     /// Accounts whose erasure somebody is working on.
@@ -466,6 +483,8 @@ impl Inner {
             None => Self::read_catalog(&trees, damage).map_err(recovering)?,
         };
         let outbox = outbox::Outbox::open(&trees, damage).map_err(recovering)?;
+        let pages_bytes = options.cache_bytes / PAGES_PART;
+        let pages_bytes = usize::try_from(pages_bytes).unwrap_or(usize::MAX);
         let inner = Self {
             committer,
             trees,
@@ -474,6 +493,10 @@ impl Inner {
             plans: catalog.plans,
             catalog,
             stats: stats::Cache::new(),
+            usages: Kept::new(KEPT_MAX),
+            keys: Kept::new(KEPT_MAX),
+            names: Kept::new(KEPT_MAX),
+            newest: NewestPages::new(pages_bytes),
             audit: Mutex::new(head),
             erasing: Mutex::default(),
             totals: Totals::default(),
@@ -571,7 +594,11 @@ impl Inner {
         key: &[u8],
         step: impl FnMut(Option<&[u8]>) -> Result<(Option<Vec<u8>>, T), SwapError<E>>,
     ) -> Result<T, SwapError<E>> {
-        let outcome = swap::swap(tree, key, step);
+        self.stop_if_failed(swap::swap(tree, key, step))
+    }
+
+    /// Stops all writes if this one has failed.
+    fn stop_if_failed<T, E>(&self, outcome: Result<T, SwapError<E>>) -> Result<T, SwapError<E>> {
         if let Err(SwapError::Failed(StoreError::Database(error @ sled::Error::Io(_)))) = &outcome {
             self.committer.poison(error);
         }

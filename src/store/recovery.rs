@@ -8,7 +8,7 @@ use crate::domain::account::AccountKey;
 use crate::domain::ledger::LedgerRow;
 use crate::domain::usage::{Intent, IntentKind, Usage};
 
-use super::codec::{decode, decode_borrowed, encode};
+use super::codec::{decode, decode_borrowed};
 use super::pieces::{self, Owner};
 use super::schema::{
     AccountRecord, KeyIntent, ReplayRecord, Revoked, Standing, memory_key, op_key, part, replay_key,
@@ -115,7 +115,7 @@ impl Inner {
             settled = settled.saturating_add(u64::from(!complete));
         }
         // Last: should the process die again before it, all of the above is done once more and ends the same.
-        self.trees.usage.insert(account.0, encode(usage)?)?;
+        self.put_usage(account, usage)?;
         Ok(settled)
     }
 
@@ -230,7 +230,7 @@ impl Inner {
                 if !is_active(no) {
                     let mut usage = self.usage(account)?;
                     usage.shares.retain(|share| share.key_no != no);
-                    self.trees.usage.insert(account.0, encode(&usage)?)?;
+                    self.put_usage(account, &usage)?;
                     self.remove_key(account, no, &hash, &id)?;
                 }
             }

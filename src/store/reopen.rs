@@ -43,6 +43,13 @@ impl Store {
         self.0.alarm.notified().await;
     }
 
+    /// Says whether there is a database.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let inner = self.0.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.is_some()
+    }
+
     /// Waits while the database is being opened anew. Returns at once if it is open, or could not be opened.
     pub async fn opened(&self) {
         if self.inner().is_ok() {

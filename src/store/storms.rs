@@ -123,14 +123,13 @@ fn meet(arrived: &AtomicUsize) {
 fn leave(store: &Store, account: AccountKey, left: u64) {
     // Past the rules, which let nobody grant within a cycle.
     let inner = store.inner().unwrap();
-    let set = inner.swap::<_, std::convert::Infallible>(&inner.trees.usage, &account.0, |record| {
-        let mut usage: Usage = decode(record.unwrap())?;
+    let set = inner.change_usage::<_, std::convert::Infallible>(account, |usage| {
         let granted = usage.used + left;
         let mut row = LedgerRow::lost(0, usage.cycle, NOW);
         row.amount = amount(granted) - amount(usage.granted);
         usage.granted = granted;
         usage.ledger.push(row);
-        Ok((Some(encode(&usage)?), ()))
+        Ok(())
     });
     set.unwrap();
 }

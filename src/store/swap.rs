@@ -36,11 +36,26 @@ pub(crate) fn swap<T, E>(
     mut step: impl FnMut(Option<&[u8]>) -> Result<(Option<Vec<u8>>, T), SwapError<E>>,
 ) -> Result<T, SwapError<E>> {
     let mut current = tree.get(key)?;
-    for _ in 0..ATTEMPTS_MAX {
+    until_won(|| {
         let (next, result) = step(current.as_deref())?;
         match tree.compare_and_swap(key, current.as_deref(), next)? {
-            Ok(()) => return Ok(result),
-            Err(lost) => current = lost.current,
+            Ok(()) => Ok(result),
+            Err(lost) => {
+                current = lost.current;
+                Err(SwapError::Contended)
+            }
+        }
+    })
+}
+
+/// Runs a swap until it wins its race, [`ATTEMPTS_MAX`] times at most.
+pub(crate) fn until_won<T, E>(
+    mut attempt: impl FnMut() -> Result<T, SwapError<E>>,
+) -> Result<T, SwapError<E>> {
+    for _ in 0..ATTEMPTS_MAX {
+        match attempt() {
+            Err(SwapError::Contended) => {}
+            outcome => return outcome,
         }
     }
     Err(SwapError::Contended)

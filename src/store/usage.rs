@@ -9,13 +9,20 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::{Balance, KeyNo, Payer, Refusal, Usage};
 
 use super::codec::{decode, encode};
-use super::swap::SwapError;
+use super::swap::{SwapError, until_won};
 use super::{Inner, OpError, Store, StoreError};
 
 /// Longest wait for a place among an account's writes under way.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How often a waiting write looks again.
 const BUSY_TICK: Duration = Duration::from_millis(5);
+
+/// A usage, and the bytes that it is in its tree.
+#[derive(Debug)]
+pub(super) struct KeptUsage {
+    bytes: sled::IVec,
+    usage: Usage,
+}
 
 /// What a metered read has cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +40,30 @@ impl Store {
     ///
     /// [`StoreError`] if it cannot be read, [`StoreError::Corrupt`] if there is none.
     pub fn usage(&self, account: AccountKey, now: Timestamp) -> Result<Usage, StoreError> {
-        let inner = self.inner()?;
-        let mut usage = inner.usage(account)?;
+        let mut usage = self.inner()?.usage(account)?;
         usage.roll_over(now);
         Ok(usage)
+    }
+
+    /// Shows `see` an account's usage as of `now`, as [`Self::usage`] returns it, without a copy of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::usage`].
+    pub fn see_usage<T>(
+        &self,
+        account: AccountKey,
+        now: Timestamp,
+        see: impl FnOnce(&Usage) -> T,
+    ) -> Result<T, StoreError> {
+        self.inner()?.see_usage(account, |usage| {
+            if now < usage.cycle_end {
+                return see(usage);
+            }
+            let mut usage = usage.clone();
+            usage.roll_over(now);
+            see(&usage)
+        })
     }
 
     /// Debits a read. Durable within 500 ms; while the disk fails nothing is debited.
@@ -116,11 +143,63 @@ impl Store {
 
 impl Inner {
     pub(super) fn usage(&self, account: AccountKey) -> Result<Usage, StoreError> {
+        self.see_usage(account, Usage::clone)
+    }
+
+    fn see_usage<T>(
+        &self,
+        account: AccountKey,
+        see: impl FnOnce(&Usage) -> T,
+    ) -> Result<T, StoreError> {
+        let load = || self.load_usage(account);
+        self.usages.read(account, load, |kept| see(&kept.usage))
+    }
+
+    fn load_usage(&self, account: AccountKey) -> Result<KeptUsage, StoreError> {
         let bytes = self.trees.usage.get(account.0)?;
-        match bytes {
-            Some(bytes) => decode_usage(&bytes, self.plans),
-            None => Err(self.no_usage(account)),
-        }
+        let bytes = bytes.ok_or_else(|| self.no_usage(account))?;
+        let usage = decode_usage(&bytes, self.plans)?;
+        Ok(KeptUsage { bytes, usage })
+    }
+
+    /// Writes an account's usage, whatever there was.
+    pub(super) fn put_usage(&self, account: AccountKey, usage: &Usage) -> Result<(), StoreError> {
+        let bytes = encode(usage)?;
+        let put = || self.trees.usage.insert(account.0, bytes);
+        self.usages.write(account, put)?;
+        Ok(())
+    }
+
+    /// Removes an account's usage.
+    pub(super) fn remove_usage(&self, account: AccountKey) -> Result<(), StoreError> {
+        let remove = || self.trees.usage.remove(account.0);
+        self.usages.write(account, remove)?;
+        Ok(())
+    }
+
+    /// Changes an account's usage in one swap, and nothing besides.
+    pub(super) fn change_usage<T, E>(
+        &self,
+        account: AccountKey,
+        mut step: impl FnMut(&mut Usage) -> Result<T, SwapError<E>>,
+    ) -> Result<T, SwapError<E>> {
+        let load = || self.load_usage(account).map_err(SwapError::Failed);
+        // It is the account's stripe that keeps others out; the swap is there for whoever writes the tree
+        // without it.
+        self.stop_if_failed(until_won(|| {
+            self.usages.change(account, load, |kept| {
+                let result = step(&mut kept.usage)?;
+                let next = sled::IVec::from(encode(&kept.usage)?);
+                let swapped = self.trees.usage.compare_and_swap(
+                    account.0,
+                    Some(&kept.bytes),
+                    Some(next.clone()),
+                )?;
+                swapped.map_err(|_| SwapError::Contended)?;
+                kept.bytes = next;
+                Ok(result)
+            })
+        }))
     }
 
     /// Returns why an account has no usage: it was erased, or a record of it is lost.
@@ -144,11 +223,7 @@ impl Inner {
     ) -> Result<T, SwapError<E>> {
         let mut settled = Vec::new();
         let (mut cycle, mut rows_due, mut has_events) = (None, false, false);
-        let result = self.swap(&self.trees.usage, &account.0, |current| {
-            let Some(current) = current else {
-                return Err(self.no_usage(account).into());
-            };
-            let mut usage = decode_usage(current, self.plans)?;
+        let result = self.change_usage(account, |usage| {
             settled.clear();
             settled.extend(
                 usage
@@ -159,7 +234,7 @@ impl Inner {
             );
             usage.settle(|op| settled.contains(&op));
             let (before, mark) = (usage.cycle, usage.mark());
-            let result = step(&mut usage).map_err(SwapError::Refused)?;
+            let result = step(usage).map_err(SwapError::Refused)?;
             // Always on: what breaks a rule is never written.
             if let Some(rule) = usage.broken_since(&mark) {
                 let id = account.anonymous_id();
@@ -167,7 +242,7 @@ impl Inner {
             }
             cycle = (usage.cycle != before).then_some(usage.cycle);
             (rows_due, has_events) = (usage.is_ledger_due(), !usage.events.events.is_empty());
-            Ok((Some(encode(&usage)?), result))
+            Ok(result)
         })?;
         self.locks.forget(account, &settled);
         if let Some(cycle) = cycle {

@@ -1,0 +1,150 @@
+//! Records that were read or written last, decoded, beside the trees that hold them.
+//!
+//! The trees are the truth: a swap still swaps against the very bytes that the tree holds, so what is kept here
+//! can make it start over, but never go wrong. What is only read is as true as the tree, because whoever fills,
+//! changes or writes a record holds its stripe meanwhile.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard};
+
+use lru::LruCache;
+
+use super::locks::lock;
+
+/// Far more than processors, so that two accounts seldom wait for each other.
+const STRIPES: usize = 64;
+
+/// Records by their key, a bounded number.
+#[derive(Debug)]
+pub(crate) struct Kept<K: Hash + Eq, V> {
+    stripes: [Mutex<LruCache<K, V>>; STRIPES],
+    hasher: RandomState,
+}
+
+impl<K: Hash + Eq + Copy, V> Kept<K, V> {
+    /// Makes room for `most` records, about.
+    pub(super) fn new(most: usize) -> Self {
+        let each = NonZeroUsize::new(most.div_ceil(STRIPES)).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            stripes: std::array::from_fn(|_| Mutex::new(LruCache::new(each))),
+            hasher: RandomState::new(),
+        }
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "a remainder is below what it was divided by"
+    )]
+    fn stripe(&self, key: &K) -> MutexGuard<'_, LruCache<K, V>> {
+        lock(&self.stripes[self.hasher.hash_one(key) as usize % STRIPES])
+    }
+
+    /// Shows `see` the record under a key; one that is not kept is made by `fill` first.
+    pub(super) fn read<T, E>(
+        &self,
+        key: K,
+        fill: impl FnOnce() -> Result<V, E>,
+        see: impl FnOnce(&V) -> T,
+    ) -> Result<T, E> {
+        self.stripe(&key).try_get_or_insert(key, fill).map(see)
+    }
+
+    /// Lets `work` change the record under a key and write it; one that is not kept is made by `fill` first. If
+    /// `work` fails or panics, the record is forgotten, for it may be half changed.
+    pub(super) fn change<T, E>(
+        &self,
+        key: K,
+        fill: impl FnOnce() -> Result<V, E>,
+        work: impl FnOnce(&mut V) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut changing = Changing {
+            stripe: self.stripe(&key),
+            key,
+            is_whole: false,
+        };
+        let outcome = work(changing.stripe.try_get_or_insert_mut(key, fill)?);
+        changing.is_whole = outcome.is_ok();
+        outcome
+    }
+
+    /// Forgets the record under a key and lets `work` write it.
+    pub(super) fn write<T>(&self, key: K, work: impl FnOnce() -> T) -> T {
+        let mut stripe = self.stripe(&key);
+        stripe.pop(&key);
+        work()
+    }
+}
+
+/// A record that is being changed.
+struct Changing<'a, K: Hash + Eq + Copy, V> {
+    stripe: MutexGuard<'a, LruCache<K, V>>,
+    key: K,
+    is_whole: bool,
+}
+
+impl<K: Hash + Eq + Copy, V> Drop for Changing<'_, K, V> {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.stripe.pop(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(kept: &Kept<u8, u64>, with: u64) -> u64 {
+        kept.read(1, || Ok::<_, ()>(with), |value| *value).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_written_last() {
+        // Shows that a record is filled once, follows its changes, and is filled anew after a write.
+        let kept = Kept::new(64);
+        assert_eq!((filled(&kept, 7), filled(&kept, 8)), (7, 7));
+        let changed = kept.change(1, || Ok::<_, ()>(0), |value| {
+            *value += 1;
+            Ok(*value)
+        });
+        assert_eq!((changed, filled(&kept, 9)), (Ok(8), 8));
+        assert_eq!(kept.write(1, || "done"), "done");
+        assert_eq!(filled(&kept, 10), 10);
+        assert_eq!(kept.read(2, || Err::<u64, _>("no"), |value| *value), Err("no"));
+    }
+
+    #[test]
+    fn what_failed_half_way_is_forgotten() {
+        // Shows that a change that fails or panics leaves nothing that somebody reads.
+        let kept = Kept::new(64);
+        let half = |value: &mut u64| -> Result<(), ()> {
+            *value = 99;
+            Err(())
+        };
+        assert_eq!(filled(&kept, 7), 7);
+        assert_eq!(kept.change(1, || Ok(7), half), Err(()));
+        assert_eq!(filled(&kept, 8), 8);
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            kept.change(1, || Ok::<u64, ()>(8), |value| -> Result<(), ()> {
+                *value = 99;
+                panic!("on purpose")
+            })
+        });
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        assert_eq!(filled(&kept, 9), 9);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room() {
+        // Shows that old records make room: one for each stripe, however many there were.
+        let kept = Kept::new(STRIPES);
+        for key in 0..10_000u32 {
+            kept.read(key, || Ok::<_, ()>(key), |_| ()).unwrap();
+        }
+        let held: usize = kept.stripes.iter().map(|stripe| lock(stripe).len()).sum();
+        assert_eq!(held, STRIPES);
+    }
+}
