@@ -7,7 +7,9 @@
 //! - [`measure`]: rounds in turn.
 //! - [`results`]: what a run came to: types of the JSON, ratios.
 //! - [`machine`]: where it ran.
+//! - [`table`], [`chart`]: what is shown of it.
 
+pub mod chart;
 pub mod http;
 pub mod machine;
 pub mod measure;
@@ -17,6 +19,7 @@ pub mod process;
 pub mod redis;
 pub mod reference;
 pub mod results;
+pub mod table;
 pub mod wrk;
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::process;
@@ -36,9 +36,9 @@ fn field(path: &str, name: &str) -> String {
 
 /// Looks at this machine. `data` is where all data will be: a file system in memory is refused, since no flush costs there.
 pub fn look(data: &Path) -> Result<Machine> {
-    let mut stat = Command::new("stat");
-    stat.args(["-f", "-c", "%T"]).arg(data);
-    let file_system = process::run(&mut stat, LIMIT)?.trim().to_owned();
+    let mut df = Command::new("df");
+    let types = process::run(df.arg("--output=fstype").arg(data), LIMIT)?;
+    let file_system = types.lines().nth(1).context("df says nothing")?.to_owned();
     if ["tmpfs", "ramfs"].contains(&file_system.as_str()) {
         bail!(
             "{} is in memory ({file_system}): give --dir a directory on a disk",

@@ -17,6 +17,10 @@ pub struct Results {
     pub rounds: usize,
     /// Seconds of each round.
     pub seconds: u64,
+    /// Accounts, each with one key.
+    pub accounts: usize,
+    /// Memories of 300 bytes of each account at the start.
+    pub memories_each: usize,
     /// Threads of wrk, and the requests a second of the reference that chose them.
     pub wrk_threads: WrkThreads,
     /// Where it ran.

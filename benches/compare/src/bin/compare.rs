@@ -92,7 +92,7 @@ const PLANS: [Plan; 11] = [
     plan(
         "hot",
         "`POST /memory` to one account, 64 connections",
-        "the same to 2,000 accounts",
+        "the same to all accounts",
         Some(0.8),
     ),
     p99(
@@ -179,6 +179,8 @@ fn run(options: &Options) -> Result<bool> {
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         rounds: options.rounds,
         seconds: options.seconds,
+        accounts: options.accounts,
+        memories_each: options.memories_each,
         wrk_threads,
         machine,
         load_average: [load_before, machine::load_average()],
@@ -508,14 +510,14 @@ impl<'a> Run<'a> {
         let writers = wrk::start(&self.memoryos.post(), threads, 64, seconds + 2)?;
         process::pause(Duration::from_millis(700))?;
         let mut round = self.wrk(read, connections, seconds)?;
-        let mut writes = wrk::round(&writers.finish()?)?;
-        self.must_hold(before, &mut writes)?;
-        let faults = writes
+        let mut written = wrk::round(&writers.finish()?)?;
+        self.must_hold(before, &mut written)?;
+        let faults = written
             .faults
             .iter()
             .map(|fault| format!("writers: {fault}"));
         round.faults.extend(faults);
-        eprintln!("      meanwhile {:.0} writes/s", writes.per_second);
+        eprintln!("      meanwhile {:.0} writes/s", written.per_second);
         Ok(round)
     }
 }
