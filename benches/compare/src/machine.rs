@@ -1,14 +1,16 @@
 //! Where a run took place.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::process;
+use crate::results::Spread;
 
 /// The machine of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +57,21 @@ pub fn look(data: &Path) -> Result<Machine> {
         kernel: kernel.trim().to_owned(),
         file_system,
     })
+}
+
+/// Milliseconds that a write of 4 KiB with its flush takes in `directory`: the median of 21, one after the other.
+pub fn flush_ms(directory: &Path) -> Result<f64> {
+    let path = directory.join("flush");
+    let file = File::create(&path)?;
+    let times = (0..21).map(|_| {
+        let start = Instant::now();
+        file.write_all_at(&[0; 4096], 0)?;
+        file.sync_data()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    });
+    let times = times.collect::<Result<Vec<_>>>()?;
+    fs::remove_file(path)?;
+    Ok(Spread::of(times).context("no time")?.median)
 }
 
 /// The three load averages.

@@ -1,12 +1,13 @@
 //! Rounds in turn: A B A B, so that what the machine does meanwhile meets both alike.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
-use crate::process;
 use crate::results::{Measure, Round, Row};
+use crate::{machine, process};
 
 /// One of those that are measured in turn.
 pub struct Side<'a> {
@@ -26,14 +27,16 @@ impl<'a> Side<'a> {
 
 /// How often, and how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Rounds {
+pub struct Rounds<'a> {
+    /// Where the disk is tried before each round.
+    pub directory: &'a Path,
     /// Rounds of each side.
     pub rounds: usize,
     /// Seconds of each.
     pub seconds: u64,
 }
 
-impl Rounds {
+impl Rounds<'_> {
     /// Runs a round of a second of each side that does not count, then all that do, in turn. A side that fails is out,
     /// and its result is the error.
     pub fn in_turn(self, mut sides: Vec<Side<'_>>) -> Result<Vec<Result<Vec<Round>>>> {
@@ -42,12 +45,14 @@ impl Rounds {
             for (side, rounds) in sides.iter_mut().zip(&mut measured) {
                 let Ok(done) = rounds else { continue };
                 settle()?;
+                let flush_ms = machine::flush_ms(self.directory)?;
                 let seconds = if number == 0 { 1 } else { self.seconds };
                 let round = (side.run)(seconds);
                 process::check_interrupted()?;
                 match round {
                     Ok(round) if number == 0 => drop(round),
-                    Ok(round) => {
+                    Ok(mut round) => {
+                        round.flush_ms = Some(flush_ms);
                         eprintln!(
                             "  {number}/{} {:<44} {}",
                             self.rounds,
@@ -71,6 +76,9 @@ fn shown(round: &Round) -> String {
     let mut shown = format!("{:>9.0}/s", round.per_second);
     if let Some(p99) = round.p99_ms {
         shown += &format!("  p99 {p99:>8.2} ms");
+    }
+    if let Some(flush) = round.flush_ms {
+        shown += &format!("  (flush {flush:.2} ms)");
     }
     for fault in &round.faults {
         shown += &format!("  INVALID: {fault}");

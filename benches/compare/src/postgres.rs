@@ -219,6 +219,7 @@ fn round(output: &str, seconds: u64) -> Result<Round> {
         p50_ms: None,
         p99_ms: None,
         max_ms: None,
+        flush_ms: None,
         faults,
     })
 }

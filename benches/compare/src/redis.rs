@@ -152,6 +152,7 @@ fn round(output: &str, requests: u64) -> Result<Round> {
         p50_ms: Some(p50),
         p99_ms: Some(p99),
         max_ms: Some(max),
+        flush_ms: None,
         faults: Vec::new(),
     })
 }

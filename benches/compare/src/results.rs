@@ -92,6 +92,9 @@ pub struct Round {
     pub p99_ms: Option<f64>,
     /// Longest latency.
     pub max_ms: Option<f64>,
+    /// What a write of 4 KiB with its flush took right before: the disk of some machines has two speeds, and a ratio of rounds
+    /// that met different ones says nothing.
+    pub flush_ms: Option<f64>,
     /// What makes it worthless.
     pub faults: Vec<String>,
 }

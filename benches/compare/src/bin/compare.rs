@@ -263,8 +263,9 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn rounds(&self) -> Rounds {
+    fn rounds(&self) -> Rounds<'_> {
         Rounds {
+            directory: self.directory.path(),
             rounds: self.options.rounds,
             seconds: self.options.seconds,
         }
