@@ -206,7 +206,7 @@ impl Picture<'_, '_> {
         )?;
         let values = BARS.1 + 14;
         let Some(Spread { min, median, max }) = row.ratio else {
-            return self.text("not valid", (values, y), 15, theme.missed, HPos::Left, true);
+            return self.text("no result", (values, y), 15, theme.missed, HPos::Left, true);
         };
         let color = match row.met() {
             Some(true) => theme.met,

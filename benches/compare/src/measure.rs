@@ -77,6 +77,9 @@ fn shown(round: &Round) -> String {
     if let Some(p99) = round.p99_ms {
         shown += &format!("  p99 {p99:>8.2} ms");
     }
+    if let Some(cpu) = round.cpu_us {
+        shown += &format!("  cpu {cpu:>5.0} us");
+    }
     if let Some(flush) = round.flush_ms {
         shown += &format!("  (flush {flush:.2} ms)");
     }

@@ -25,7 +25,8 @@ pub struct MemoryOs {
     scripts: PathBuf,
     keys: Vec<String>,
     files: Files,
-    _server: Server,
+    /// The process.
+    pub server: Server,
 }
 
 /// What wrk reads.
@@ -90,7 +91,7 @@ impl MemoryOs {
             scripts: load.scripts.clone(),
             keys,
             files,
-            _server: server,
+            server,
         })
     }
 

@@ -43,7 +43,7 @@ pub struct Postgres {
     port: u16,
     script: PathBuf,
     load: Load,
-    _server: Server,
+    server: Server,
 }
 
 /// The user and group of the server: it refuses to run as root.
@@ -115,7 +115,7 @@ impl Postgres {
             load: load.clone(),
             host,
             port,
-            _server: server,
+            server,
         };
         postgres.fill()?;
         Ok(postgres)
@@ -163,8 +163,10 @@ impl Postgres {
         pgbench.arg("-f").arg(&self.script);
         pgbench.args(["-h", &self.host, "-p", &self.port.to_string()]);
         pgbench.args(["-U", "postgres", "postgres"]);
-        let output = process::run(&mut pgbench, Duration::from_secs(seconds) + LIMIT)?;
-        let mut round = round(&output, seconds)?;
+        let mut round = self.server.charged(|| {
+            let output = process::run(&mut pgbench, Duration::from_secs(seconds) + LIMIT)?;
+            round(&output, seconds)
+        })?;
         let added = self.count()? - before;
         if added != round.requests {
             let counted = round.requests;
@@ -219,6 +221,7 @@ fn round(output: &str, seconds: u64) -> Result<Round> {
         p50_ms: None,
         p99_ms: None,
         max_ms: None,
+        cpu_us: None,
         flush_ms: None,
         faults,
     })

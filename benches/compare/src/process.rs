@@ -14,7 +14,12 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::results::Round;
+
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Linux tells processor time in these, on every machine that Debian runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// How long a server gets to end after its signal.
 const STOP_SECONDS: u64 = 30;
@@ -153,6 +158,26 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// Runs something, and puts what it cost the server into its round: processor time of all its threads, and of its
+    /// children that have ended.
+    pub fn charged(&self, run: impl FnOnce() -> Result<Round>) -> Result<Round> {
+        let before = self.cpu_ticks()?;
+        let mut round = run()?;
+        let ticks = self.cpu_ticks()? - before;
+        round.cpu_us = Some(ticks as f64 * 1e6 / TICKS_PER_SECOND / round.requests.max(1) as f64);
+        Ok(round)
+    }
+
+    /// Fields 14 to 17 of `/proc/PID/stat`: user and system, its own and its children's.
+    fn cpu_ticks(&self) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = stat
+            .rsplit_once(") ")
+            .context("no name in /proc/PID/stat")?;
+        let ticks = fields.split(' ').skip(11).take(4).map(str::parse::<u64>);
+        Ok(ticks.sum::<Result<u64, _>>()?)
     }
 
     /// The last lines of its log.

@@ -25,7 +25,7 @@ pub struct Redis {
     load: Load,
     /// Operations a second by number of clients, of the last round: redis-benchmark takes a number, not a time.
     rates: RefCell<BTreeMap<u64, f64>>,
-    _server: Server,
+    server: Server,
 }
 
 impl Redis {
@@ -58,7 +58,7 @@ impl Redis {
             script: String::new(),
             load: load.clone(),
             rates: RefCell::default(),
-            _server: server,
+            server,
         };
         redis.fill()?;
         Ok(redis)
@@ -106,7 +106,8 @@ impl Redis {
         };
         let requests = format!("{:.0}", rate * seconds as f64).parse::<u64>()?;
         let before = self.count()?;
-        let mut round = self.requests(clients, requests.max(clients))?;
+        let requests = || self.requests(clients, requests.max(clients));
+        let mut round = self.server.charged(requests)?;
         self.rates.borrow_mut().insert(clients, round.per_second);
         let added = self.count()? - before;
         if added != round.requests {
@@ -152,6 +153,7 @@ fn round(output: &str, requests: u64) -> Result<Round> {
         p50_ms: Some(p50),
         p99_ms: Some(p99),
         max_ms: Some(max),
+        cpu_us: None,
         flush_ms: None,
         faults: Vec::new(),
     })

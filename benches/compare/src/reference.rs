@@ -14,7 +14,8 @@ use crate::process::{self, Server};
 pub struct Reference {
     /// Port on 127.0.0.1.
     pub port: u16,
-    _server: Server,
+    /// The process.
+    pub server: Server,
 }
 
 impl Reference {
@@ -38,9 +39,6 @@ impl Reference {
             let (ours, theirs) = (like.bytes, answer.bytes);
             bail!("the reference answers {theirs} bytes, MemoryOS {ours}");
         }
-        Ok(Reference {
-            port,
-            _server: server,
-        })
+        Ok(Reference { port, server })
     }
 }

@@ -92,6 +92,8 @@ pub struct Round {
     pub p99_ms: Option<f64>,
     /// Longest latency.
     pub max_ms: Option<f64>,
+    /// Processor time of the server for each operation: steadier than clocks where others are at work.
+    pub cpu_us: Option<f64>,
     /// What a write of 4 KiB with its flush took right before: the disk of some machines has two speeds, and a ratio of rounds
     /// that met different ones says nothing.
     pub flush_ms: Option<f64>,

@@ -47,7 +47,7 @@ fn line(row: &Row) -> String {
         value.map_or(String::new(), |value| shown(row.measure, value))
     };
     let ratio = row.ratio.map_or_else(
-        || format!("**not valid**: {}", row.faults.join("; ")),
+        || format!("**no result**: {}", row.faults.join("; ")),
         |Spread { min, median, max }| format!("**{median:.2}** ({min:.2} to {max:.2})"),
     );
     format!(

@@ -94,6 +94,7 @@ pub fn round(output: &str) -> Result<Round> {
         p50_ms: Some(summary.p50_us as f64 / 1e3),
         p99_ms: Some(summary.p99_us as f64 / 1e3),
         max_ms: Some(summary.max_us as f64 / 1e3),
+        cpu_us: None,
         flush_ms: None,
         faults,
     })

@@ -169,7 +169,7 @@ fn main() -> ExitCode {
 /// Runs all of it; whether every row was measured and is valid.
 fn run(options: &Options) -> Result<bool> {
     process::watch_signals()?;
-    let lacks = Lacks::look(options);
+    let lacks = Lacks::look(options)?;
     let machine = machine::look(&options.dir)?;
     let (started, load_before) = (machine::now()?, machine::load_average());
     let (rows, wrk_threads) = Run::new(options, lacks)?.rows()?;
@@ -201,7 +201,7 @@ struct Lacks {
 
 impl Lacks {
     /// Says what is missing, and what follows. Without wrk or the two binaries there is nothing to do.
-    fn look(options: &Options) -> Self {
+    fn look(options: &Options) -> Result<Self> {
         let among = |programs: Vec<PathBuf>| {
             let missing = programs
                 .into_iter()
@@ -224,7 +224,15 @@ impl Lacks {
                 "LACKING: {why}; rows against it are not measured, and the exit code will be 1"
             );
         }
-        lacks
+        let ours = [
+            PathBuf::from("wrk"),
+            options.memoryos.clone(),
+            options.reference.clone(),
+        ];
+        if let Some(why) = among(ours.to_vec()) {
+            bail!("LACKING: {why}; nothing can be measured");
+        }
+        Ok(lacks)
     }
 }
 
@@ -240,9 +248,6 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(options: &'a Options, lacks: Lacks) -> Result<Self> {
-        if process::find("wrk").is_none() {
-            bail!("LACKING: no wrk; nothing can be measured");
-        }
         let directory = Directory::make(&options.dir)?;
         let load = Load {
             accounts: options.accounts,
@@ -337,7 +342,13 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A load on MemoryOS, with what it cost.
     fn wrk(&self, request: &Request, connections: u64, seconds: u64) -> Result<Round> {
+        let server = &self.memoryos.server;
+        server.charged(|| self.uncharged(request, connections, seconds))
+    }
+
+    fn uncharged(&self, request: &Request, connections: u64, seconds: u64) -> Result<Round> {
         wrk::run(request, self.wrk_threads.get(), connections, seconds)
     }
 
@@ -348,13 +359,14 @@ impl<'a> Run<'a> {
         };
         eprintln!("{}, beside {}", plan.what, plan.against);
         let reference = self.reference(path)?;
-        let side = |name: &str, port| {
-            let request = self.at(path, port);
-            Side::new(name, move |seconds| self.wrk(&request, 64, seconds))
-        };
+        let ours = self.memoryos.get(path);
+        let theirs = self.at(path, reference.port);
         let sides = vec![
-            side("MemoryOS", self.memoryos.port),
-            side("bare hyper", reference.port),
+            Side::new("MemoryOS", |seconds| self.wrk(&ours, 64, seconds)),
+            Side::new("bare hyper", |seconds| {
+                let server = &reference.server;
+                server.charged(|| self.uncharged(&theirs, 64, seconds))
+            }),
         ];
         let measured = self.rounds().in_turn(sides)?;
         let [ours, theirs] = pair(measured)?;
@@ -510,7 +522,7 @@ impl<'a> Run<'a> {
         // They begin before the readers, and end after them.
         let writers = wrk::start(&self.memoryos.post(), threads, 64, seconds + 2)?;
         process::pause(Duration::from_millis(700))?;
-        let mut round = self.wrk(read, connections, seconds)?;
+        let mut round = self.uncharged(read, connections, seconds)?;
         let mut written = wrk::round(&writers.finish()?)?;
         self.must_hold(before, &mut written)?;
         let faults = written
@@ -597,7 +609,7 @@ fn print(results: &Results) {
             .target
             .map_or("none".to_owned(), |t| format!("{sign} {t:.2}"));
         let Some(ratio) = row.ratio else {
-            println!("{:<18} INVALID: {}", row.id, row.faults.join("; "));
+            println!("{:<18} NO RESULT: {}", row.id, row.faults.join("; "));
             continue;
         };
         let verdict = match row.met() {
