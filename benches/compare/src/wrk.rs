@@ -99,3 +99,33 @@ pub fn round(output: &str) -> Result<Round> {
         faults,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::round;
+
+    fn printed(errors: &str) -> String {
+        format!(
+            "Running 1s test\n{{\"requests\": 2000, \"duration_us\": 1000000, \"bytes\": 4000, {errors}, \"connect\": 0, \
+             \"write\": 0, \"timeout\": 0, \"p50_us\": 500, \"p99_us\": 1500, \"max_us\": 9000}}\n"
+        )
+    }
+
+    /// Shows that a clean run has no fault, and that refused requests and failed sockets are faults.
+    #[test]
+    fn errors_are_faults() {
+        let clean = round(&printed(r#""status": 0, "read": 0"#)).expect("readable");
+        assert!((clean.per_second - 2000.0).abs() < 1e-9);
+        assert_eq!(
+            (clean.bytes_per_answer, clean.p99_ms),
+            (Some(2.0), Some(1.5))
+        );
+        assert!(clean.faults.is_empty());
+        let bad = round(&printed(r#""status": 7, "read": 1"#)).expect("readable");
+        assert_eq!(
+            bad.faults,
+            ["wrk: 7 answers from 400 on", "wrk: 1 failed reads"]
+        );
+        assert!(round("unable to connect").is_err());
+    }
+}

@@ -15,7 +15,7 @@ use memoryos_compare::postgres::{Postgres, Statement, Via};
 use memoryos_compare::process::{self, Directory};
 use memoryos_compare::redis::Redis;
 use memoryos_compare::reference::Reference;
-use memoryos_compare::results::{Measure, Results, Round, Row, WrkThreads};
+use memoryos_compare::results::{Measure, Results, Round, Row, Spread, WrkThreads};
 use memoryos_compare::wrk::{self, Request};
 use memoryos_compare::{Load, memory};
 
@@ -190,6 +190,12 @@ fn run(options: &Options) -> Result<bool> {
     let path = write(&results, options)?;
     print(&results);
     println!("\nwritten: {}", path.display());
+    let report = options.reference.with_file_name("report");
+    println!(
+        "next: {} {} --write README.md",
+        report.display(),
+        path.display()
+    );
     Ok(results.rows.iter().all(|row| row.faults.is_empty()))
 }
 
@@ -595,6 +601,18 @@ fn write(results: &Results, options: &Options) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What an operation costs both sides in processor time.
+fn cpu(row: &Row) -> String {
+    let median = |rounds: &[Round]| {
+        let costs: Option<Vec<_>> = rounds.iter().map(|round| round.cpu_us).collect();
+        Some(Spread::of(costs?)?.median)
+    };
+    let costs = median(&row.ours).zip(median(&row.theirs));
+    costs.map_or(String::new(), |(ours, theirs)| {
+        format!("cpu {ours:.0} us, theirs {theirs:.0} us")
+    })
+}
+
 fn print(results: &Results) {
     println!(
         "\n{:<18} {:>7} {:>7} {:>7}  {:>7}",
@@ -618,8 +636,12 @@ fn print(results: &Results) {
             None => "",
         };
         println!(
-            "{:<18} {:>7.2} {:>7.2} {:>7.2}  {target:>7}  {verdict}",
-            row.id, ratio.min, ratio.median, ratio.max
+            "{:<18} {:>7.2} {:>7.2} {:>7.2}  {target:>7}  {verdict:<7}  {}",
+            row.id,
+            ratio.min,
+            ratio.median,
+            ratio.max,
+            cpu(row)
         );
     }
     let [before, after] = &results.load_average;
