@@ -165,6 +165,8 @@ impl Postgres {
         pgbench.args(["-U", "postgres", "postgres"]);
         let mut round = self.server.charged(|| {
             let output = process::run(&mut pgbench, Duration::from_secs(seconds) + LIMIT)?;
+            // Backends are charged once they have ended.
+            process::pause(Duration::from_millis(300))?;
             round(&output, seconds)
         })?;
         let added = self.count()? - before;

@@ -101,8 +101,9 @@ fn thousands(value: f64) -> String {
 #[must_use]
 pub fn picture(results: &Results, folder: &str) -> String {
     let words = results.rows.iter().filter_map(|row| {
-        let (ratio, what) = (row.ratio?.median, row.what.replace('`', ""));
-        Some(format!("{what}: {ratio:.2}"))
+        let against = row.against.split(',').next().unwrap_or_default();
+        let words = format!("{} beside {against}", row.what).replace('`', "");
+        Some(format!("{words}: {:.2}", row.ratio?.median))
     });
     let words = words.collect::<Vec<_>>().join("; ");
     format!(
