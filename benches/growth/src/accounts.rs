@@ -31,6 +31,8 @@ pub async fn run(launcher: &Launcher, settings: &Settings) -> Result<Growth, Fai
         subjects.push(prepare(launcher, count).await?);
     }
     for subject in &mut subjects {
+        // Only now: the server closes a connection that has long been idle.
+        subject.connection = subject.server.connect().await?;
         subject.read_many().await?;
         pause(1_000).await;
         subject.size.after_reads = subject.server.resident()?;
@@ -93,7 +95,7 @@ async fn prepare(launcher: &Launcher, count: u64) -> Result<Subject, Failure> {
     pause(2_000).await;
     size.after_restart = server.resident()?;
     Ok(Subject {
-        connection: server.connect_to_keep().await?,
+        connection: server.connect().await?,
         keys: keys.take(),
         next: count,
         mixer: Mixer::new(count),

@@ -17,6 +17,9 @@ pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
     body: std::ops::Range<usize>,
+    /// For messages, with how many answers there were.
+    opened: Instant,
+    answers: u64,
 }
 
 /// What is told of an answer; its body is [`Connection::body`].
@@ -39,6 +42,8 @@ impl Connection {
             stream,
             buffer: Vec::with_capacity(1024),
             body: 0..0,
+            opened: Instant::now(),
+            answers: 0,
         })
     }
 
@@ -75,6 +80,7 @@ impl Connection {
         while self.buffer.len() < self.body.end {
             self.read_more(request).await?;
         }
+        self.answers += 1;
         Ok(Answer {
             status,
             retry_after,
@@ -85,7 +91,9 @@ impl Connection {
     async fn read_more(&mut self, request: &[u8]) -> Result<(), Failure> {
         match self.stream.read_buf(&mut self.buffer).await? {
             0 => Err(Failure(format!(
-                "the server closed the connection instead of answering {}",
+                "the server closed the connection, {} answers and {:.1} s old, instead of answering {}",
+                self.answers,
+                self.opened.elapsed().as_secs_f64(),
                 first_line(request)
             ))),
             _ => Ok(()),

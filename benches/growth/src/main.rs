@@ -40,6 +40,7 @@ Markdown and the SVG of a JSON file anew.
   --only PARTS          some of empty,memories,accounts,overload
   --memories N          memories of the largest account [1000000]
   --accounts N          accounts of the largest database [1000000]
+  --writers LIST        numbers of writers [1,8,64,128,256,512,1024,2048,4000]
   --rounds N            rounds of requests that are compared [5]
   --requests N          reads of each size in a round [200]
   --writes N            writes of each size in a round [100]
@@ -146,6 +147,10 @@ fn parse(arguments: &[String]) -> Result<Arguments, Failure> {
             "--requests" => settings.requests_per_round = number(name, value()?)?,
             "--writes" => settings.writes_per_round = number(name, value()?)?,
             "--seconds" => settings.overload_seconds = number(name, value()?)?,
+            "--writers" => {
+                let list = value()?.split(',').map(|text| number(name, text));
+                settings.overload_connections = list.collect::<Result<_, _>>()?;
+            }
             "--overload-rounds" => settings.overload_rounds = number(name, value()?)?,
             "--dir" => parsed.directory = PathBuf::from(value()?),
             "--out" => parsed.out = PathBuf::from(value()?),
@@ -320,7 +325,7 @@ fn machine(launcher: &Launcher) -> Result<Machine, Failure> {
         cores: std::thread::available_parallelism()?.get(),
         memory_bytes: kib.parse::<u64>().unwrap_or(0) * 1024,
         kernel: output_of("uname", &["-sr"]),
-        file_system: output_of("stat", &["-f", "-c", "%T", &place]),
+        file_system: output_of("stat", &["-f", "-c", "%T", &place]).replace("ext2/ext3", "ext4"),
         load_average_before: load_average(),
         ..Machine::default()
     })

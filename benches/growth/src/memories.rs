@@ -36,6 +36,8 @@ pub async fn run(launcher: &Launcher, settings: &Settings) -> Result<Growth, Fai
         subjects.push(prepare(launcher, size, at == last).await?);
     }
     for subject in &mut subjects {
+        // Only now: the server closes a connection that has long been idle.
+        subject.connection = subject.server.connect().await?;
         subject.walk().await?;
         pause(1_000).await;
         subject.size.after_reads = subject.server.resident()?;
@@ -96,7 +98,7 @@ async fn prepare(launcher: &Launcher, count: u64, is_largest: bool) -> Result<Su
     pause(2_000).await;
     size.after_restart = server.resident()?;
     Ok(Subject {
-        connection: server.connect_to_keep().await?,
+        connection: server.connect().await?,
         mixer: Mixer::new(count),
         cursors: Vec::new(),
         server,

@@ -153,13 +153,10 @@ impl Server {
         }
     }
 
+    /// Opens a connection and asks for `/health`, so that it is accepted when this returns. Who opens many
+    /// without that fills the listener's queue, and then waits a second for each further 128.
     pub async fn connect(&self) -> Result<Connection, Failure> {
-        Connection::open(self.address).await
-    }
-
-    /// Opens a connection that may wait long for its use: one without a first request is soon closed.
-    pub async fn connect_to_keep(&self) -> Result<Connection, Failure> {
-        let mut connection = self.connect().await?;
+        let mut connection = Connection::open(self.address).await?;
         connection.expect(200, &requests::health()).await?;
         Ok(connection)
     }
