@@ -10,12 +10,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Failure;
 use crate::report::grouped;
-use crate::results::{Growth, Overload, Results, Size, median};
+use crate::results::{Growth, Overload, Results, Size, Step, median};
 
 /// Width of a panel's legend.
-const LEGEND: u32 = 215;
+const LEGEND: u32 = 272;
 const PANEL: (u32, u32) = (730, 430);
-const LINE: i32 = 21;
+const LINE: i32 = 26;
 
 pub struct Theme {
     background: RGBColor,
@@ -103,7 +103,7 @@ fn panels(results: &Results) -> Vec<Panel> {
             "An account grows: median latency, µs",
             "memories",
         ));
-        panels.push(resources(growth));
+        panels.push(resources(growth, "An account grows: MB", "memories"));
     }
     if let Some(growth) = &results.accounts {
         panels.push(latencies(
@@ -111,9 +111,11 @@ fn panels(results: &Results) -> Vec<Panel> {
             "A database grows: median latency, µs",
             "accounts",
         ));
+        panels.push(resources(growth, "A database grows: MB", "accounts"));
     }
     if let Some(overload) = &results.overload {
         panels.push(throughput(overload));
+        panels.push(waits(overload));
     }
     panels
 }
@@ -134,21 +136,48 @@ fn latencies(growth: &Growth, title: &str, x_title: &'static str) -> Panel {
     }
 }
 
-fn resources(growth: &Growth) -> Panel {
+fn resources(growth: &Growth, title: &str, x_title: &'static str) -> Panel {
     let line = |name: &str, value: fn(&Size) -> u64| {
         let sizes = growth.sizes.iter();
         let points = sizes.map(|size| (size.size as f64, value(size) as f64 / 1e6));
-        Series::new(name, points.collect())
+        Series::new(name, points.filter(|point| point.1 > 0.0).collect())
     };
     Panel {
-        title: "An account grows: MB".to_owned(),
-        x_title: "memories",
-        series: vec![
+        title: title.to_owned(),
+        x_title,
+        series: [
             line("disk", |size| size.disk.bytes),
             line("bodies of memories", |size| size.body_bytes),
             line("resident after the fill", |size| size.after_fill.all),
             line("resident after a restart", |size| size.after_restart.all),
-            line("resident after all reads", |size| size.after_reads.all),
+            line("resident after reads", |size| size.after_reads.all),
+        ]
+        .into_iter()
+        .filter(|series| !series.points.is_empty())
+        .collect(),
+        y_is_log: true,
+    }
+}
+
+fn waits(overload: &Overload) -> Panel {
+    let line = |name: &str, value: fn(&Step) -> f64| {
+        let steps = overload.steps.iter();
+        Series::new(
+            name,
+            steps
+                .map(|step| (step.connections as f64, value(step)))
+                .collect(),
+        )
+    };
+    Panel {
+        title: "More and more writers: ms, and MB".to_owned(),
+        x_title: "writers",
+        series: vec![
+            line("median, ms", |step| step.p50_ms),
+            line("99th percentile, ms", |step| step.p99_ms),
+            line("resident at most, MB", |step| {
+                step.resident_max.all as f64 / 1e6
+            }),
         ],
         y_is_log: true,
     }
@@ -189,7 +218,7 @@ fn draw_all(panels: &[Panel], theme: &Theme, path: &Path) -> Result<(), Error> {
 }
 
 fn draw_panel(panel: &Panel, theme: &Theme, area: &Area<'_>) -> Result<(), Error> {
-    let title = ("sans-serif", 20).into_font().color(&theme.text);
+    let title = ("sans-serif", 23).into_font().color(&theme.text);
     area.draw(&Text::new(panel.title.clone(), (24, 14), title))?;
     let area = area.margin(44, 8, 16, 8);
     let (chart, legend) = area.split_horizontally(PANEL.0 - LEGEND - 24);
@@ -198,20 +227,20 @@ fn draw_panel(panel: &Panel, theme: &Theme, area: &Area<'_>) -> Result<(), Error
     let y = span(points().map(|point| point.1));
     if panel.y_is_log {
         let mut context = ChartBuilder::on(&chart)
-            .x_label_area_size(48)
-            .y_label_area_size(76)
-            .margin_right(14)
+            .x_label_area_size(56)
+            .y_label_area_size(84)
+            .margin_right(34)
             .build_cartesian_2d(
                 (x.start..x.end).log_scale(),
-                (y.start * 0.7..y.end * 1.4).log_scale(),
+                (decade(y.start, f64::floor)..decade(y.end, f64::ceil)).log_scale(),
             )?;
         mesh(&mut context, panel, theme)?;
         lines(&mut context, panel, theme)?;
     } else {
         let mut context = ChartBuilder::on(&chart)
-            .x_label_area_size(48)
-            .y_label_area_size(76)
-            .margin_right(14)
+            .x_label_area_size(56)
+            .y_label_area_size(84)
+            .margin_right(34)
             .build_cartesian_2d((x.start..x.end).log_scale(), 0.0..y.end * 1.1)?;
         mesh(&mut context, panel, theme)?;
         lines(&mut context, panel, theme)?;
@@ -225,6 +254,11 @@ fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
         (low, high) = (low.min(value), high.max(value));
     }
     if low < high { low..high } else { 1.0..10.0 }
+}
+
+/// The power of ten next to a value.
+fn decade(value: f64, round: fn(f64) -> f64) -> f64 {
+    10f64.powf(round(value.log10()))
 }
 
 fn mesh<X, Y>(
@@ -249,8 +283,8 @@ where
         .bold_line_style(theme.grid)
         .light_line_style(theme.background)
         .axis_style(theme.text)
-        .label_style(font(14))
-        .axis_desc_style(font(15))
+        .label_style(font(17))
+        .axis_desc_style(font(17))
         .x_desc(panel.x_title)
         .x_labels(7)
         .y_labels(7)
@@ -289,7 +323,7 @@ fn draw_legend(panel: &Panel, theme: &Theme, area: &Area<'_>) -> Result<(), Erro
         .zip(theme.series.iter().cycle())
         .collect();
     entries.sort_by(|one, other| other.0.last().total_cmp(&one.0.last()));
-    let text = ("sans-serif", 14)
+    let text = ("sans-serif", 17)
         .into_font()
         .color(&theme.text)
         .pos(Pos::new(HPos::Left, VPos::Center));
