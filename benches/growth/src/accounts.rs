@@ -37,11 +37,7 @@ pub async fn run(launcher: &Launcher, settings: &Settings) -> Result<Growth, Fai
         pause(1_000).await;
         subject.size.after_reads = subject.server.resident()?;
     }
-    let mut operations = Vec::new();
-    for what in [Ask::Credits, Ask::Add, Ask::SignUp] {
-        eprintln!("  {} at each size in turn", what.name());
-        operations.push(ask_in_turn(&mut subjects, what, settings, base).await?);
-    }
+    let operations = ask_in_turn(&mut subjects, settings, base).await?;
     let mut sizes = Vec::new();
     for subject in subjects {
         let mut size = subject.size;
@@ -146,31 +142,42 @@ impl Ask {
     }
 }
 
+/// Asks every size's server in turn, as in [`crate::memories`].
 async fn ask_in_turn(
     subjects: &mut [Subject],
-    what: Ask,
     settings: &Settings,
     base: usize,
-) -> Result<Operation, Failure> {
-    let (status, count) = match what {
-        Ask::Credits => (200, settings.requests_per_round),
-        Ask::Add | Ask::SignUp => (201, settings.writes_per_round),
-    };
-    let mut collector = Collector::new(what.name(), subjects.len());
+) -> Result<Vec<Operation>, Failure> {
+    const ALL: [Ask; 3] = [Ask::Credits, Ask::Add, Ask::SignUp];
+    let mut collectors = ALL.map(|what| Collector::new(what.name(), subjects.len()));
     for round in 0..=settings.rounds {
-        // The first warms up.
-        if round > 0 {
-            collector.begin_round();
+        eprintln!(
+            "  requests at each size in turn: round {round} of {}",
+            settings.rounds
+        );
+        for subject in &mut *subjects {
+            subject.connection = subject.server.connect().await?;
         }
-        for number in 0..count {
-            for at in turn(number, subjects.len()) {
-                let subject = &mut subjects[at];
-                let request = what.request(subject);
-                subject.next += 1;
-                let answer = subject.connection.expect(status, &request).await?;
-                collector.add(at, answer.took);
+        for (collector, what) in collectors.iter_mut().zip(ALL) {
+            let (status, count) = match what {
+                Ask::Credits => (200, settings.requests_per_round),
+                Ask::Add | Ask::SignUp => (201, settings.writes_per_round),
+            };
+            // The first warms up.
+            if round > 0 {
+                collector.begin_round();
+            }
+            for number in 0..count {
+                for at in turn(number, subjects.len()) {
+                    let subject = &mut subjects[at];
+                    let request = what.request(subject);
+                    subject.next += 1;
+                    let answer = subject.connection.expect(status, &request).await?;
+                    collector.add(at, answer.took);
+                }
             }
         }
     }
-    Ok(collector.finish(&settings.accounts, base))
+    let finish = |collector: Collector| collector.finish(&settings.accounts, base);
+    Ok(collectors.map(finish).into())
 }

@@ -42,17 +42,7 @@ pub async fn run(launcher: &Launcher, settings: &Settings) -> Result<Growth, Fai
         pause(1_000).await;
         subject.size.after_reads = subject.server.resident()?;
     }
-    let mut operations = Vec::new();
-    for what in [
-        Read::FirstPage,
-        Read::DeepPage,
-        Read::NewDeepPage,
-        Read::Stats,
-        Read::Credits,
-    ] {
-        eprintln!("  {} at each size in turn", what.name());
-        operations.push(read_in_turn(&mut subjects, what, settings, base).await?);
-    }
+    let mut operations = read_in_turn(&mut subjects, settings, base).await?;
     eprintln!("  writes at each size in turn");
     operations.extend(write_in_turn(&mut subjects, settings, base).await?);
     let mut sizes = Vec::new();
@@ -187,6 +177,14 @@ enum Read {
     Credits,
 }
 
+const READS: [Read; 5] = [
+    Read::FirstPage,
+    Read::DeepPage,
+    Read::NewDeepPage,
+    Read::Stats,
+    Read::Credits,
+];
+
 impl Read {
     const fn name(self) -> &'static str {
         match self {
@@ -217,29 +215,39 @@ impl Read {
     }
 }
 
-/// Asks every size's server in turn, request by request.
+/// Asks every size's server in turn, request by request. A round has all operations, so that the rounds of
+/// each are spread over time, and connections of its own, so that chance places threads anew.
 async fn read_in_turn(
     subjects: &mut [Subject],
-    what: Read,
     settings: &Settings,
     base: usize,
-) -> Result<Operation, Failure> {
-    let mut collector = Collector::new(what.name(), subjects.len());
+) -> Result<Vec<Operation>, Failure> {
+    let mut collectors = READS.map(|what| Collector::new(what.name(), subjects.len()));
     for round in 0..=settings.rounds {
-        // The first warms up.
-        if round > 0 {
-            collector.begin_round();
+        eprintln!(
+            "  reads at each size in turn: round {round} of {}",
+            settings.rounds
+        );
+        for subject in &mut *subjects {
+            subject.connection = subject.server.connect().await?;
         }
-        for number in 0..settings.requests_per_round {
-            for at in turn(number, subjects.len()) {
-                let subject = &mut subjects[at];
-                let request = what.request(subject, number);
-                let answer = subject.connection.expect(200, &request).await?;
-                collector.add(at, answer.took);
+        for (collector, what) in collectors.iter_mut().zip(READS) {
+            // The first warms up.
+            if round > 0 {
+                collector.begin_round();
+            }
+            for number in 0..settings.requests_per_round {
+                for at in turn(number, subjects.len()) {
+                    let subject = &mut subjects[at];
+                    let request = what.request(subject, number);
+                    let answer = subject.connection.expect(200, &request).await?;
+                    collector.add(at, answer.took);
+                }
             }
         }
     }
-    Ok(collector.finish(&settings.memories, base))
+    let finish = |collector: Collector| collector.finish(&settings.memories, base);
+    Ok(collectors.map(finish).into())
 }
 
 /// Writes to every size's server in turn, and asks for what a write makes anew.
@@ -253,6 +261,9 @@ async fn write_in_turn(
     for round in 0..=settings.rounds {
         if round > 0 {
             collectors.iter_mut().for_each(Collector::begin_round);
+        }
+        for subject in &mut *subjects {
+            subject.connection = subject.server.connect().await?;
         }
         for number in 0..settings.writes_per_round {
             for at in turn(number, subjects.len()) {

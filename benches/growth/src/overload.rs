@@ -11,6 +11,8 @@ use crate::{Failure, load, pause};
 
 /// Accounts that are written to.
 const ACCOUNTS: u64 = 2_000;
+/// Memories that take more than the page cache of 64 MiB.
+const CACHE_FILLED: u64 = 100_000;
 /// Load before it is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
@@ -30,6 +32,7 @@ pub async fn run(launcher: &Launcher, settings: &Settings) -> Result<Overload, F
     };
     let (server, _) = launcher.start("overload", &[]).await?;
     let keys = sign_up(&server).await?;
+    fill_cache(&server, &keys).await?;
     let mut runs: Vec<Vec<Run>> = settings
         .overload_connections
         .iter()
@@ -77,9 +80,19 @@ async fn sign_up(server: &Server) -> Result<Vec<String>, Failure> {
     Ok(keys.take())
 }
 
+/// Writes more than the page cache holds, so that what memory rises by later is not the cache's.
+async fn fill_cache(server: &Server, keys: &[String]) -> Result<(), Failure> {
+    let keys = keys.to_vec();
+    let request =
+        move |number: u64| requests::add_memory(number, &keys[number as usize % keys.len()]);
+    load::fill(server, "memories", 64, CACHE_FILLED, request, |_| Ok(())).await?;
+    Ok(())
+}
+
 /// One number of connections, once.
 struct Run {
     seen: Seen,
+    resident_before: Resident,
     seconds: f64,
     resident_max: Resident,
     cpu: Duration,
@@ -92,6 +105,7 @@ async fn measure(
     manners: Manners,
     settings: &Settings,
 ) -> Result<Run, Failure> {
+    let resident_before = server.resident()?;
     let keys = keys.to_vec();
     let request = move |who: usize, number| requests::add_memory(number, &keys[who % keys.len()]);
     let writers = Writers::start(server, connections, manners, request).await?;
@@ -122,6 +136,7 @@ async fn measure(
     );
     Ok(Run {
         seen,
+        resident_before,
         seconds,
         resident_max,
         cpu,
@@ -143,6 +158,8 @@ fn step(name: &str, connections: usize, runs: Vec<Run>) -> Step {
         step.refused += seen.refused.len() as u64;
         step.without_retry_after += seen.without_retry_after;
         step.resident_max = step.resident_max.max(run.resident_max);
+        let rise = run.resident_max.all.saturating_sub(run.resident_before.all);
+        step.resident_rise = step.resident_rise.max(rise);
         cpu.push(run.cpu.as_secs_f64() * 1e6 / seen.accepted.len().max(1) as f64);
         accepted.extend(seen.accepted);
         refused.extend(seen.refused);

@@ -313,7 +313,7 @@ fn write_overload(text: &mut String, overload: &Overload) -> std::fmt::Result {
         )?;
     }
     const HEAD: &str = "| writers | accepted a second (least to most) | p50 / p99 ms | refused a second | refused \
-        in p50 / p99 ms | without Retry-After | resident at most | server's CPU each |\n| ---: | ---: | ---: | ---: \
+        in p50 / p99 ms | without Retry-After | resident at most (rise) | server's CPU each |\n| ---: | ---: | ---: | ---: \
         | ---: | ---: | ---: | ---: |";
     writeln!(text, "{HEAD}")?;
     for step in &overload.steps {
@@ -337,7 +337,7 @@ fn write_step(text: &mut String, step: &Step) -> std::fmt::Result {
     let (low, high) = extremes(&step.accepted_per_second);
     writeln!(
         text,
-        "| {} | {:.0} ({low:.0} to {high:.0}) | {:.1} / {:.1} | {:.0} | {:.2} / {:.2} | {} | {:.0} MB | {:.0} us |",
+        "| {} | {:.0} ({low:.0} to {high:.0}) | {:.1} / {:.1} | {:.0} | {:.2} / {:.2} | {} | {:.0} ({:.0}) MB | {:.0} us |",
         grouped(step.connections as u64),
         median(&step.accepted_per_second),
         step.p50_ms,
@@ -347,6 +347,7 @@ fn write_step(text: &mut String, step: &Step) -> std::fmt::Result {
         step.refused_p99_ms,
         step.without_retry_after,
         mb(step.resident_max.all),
+        mb(step.resident_rise),
         step.cpu_us,
     )
 }

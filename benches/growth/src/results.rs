@@ -133,8 +133,11 @@ pub struct Step {
     pub without_retry_after: u64,
     pub refused_p50_ms: f64,
     pub refused_p99_ms: f64,
-    /// Highest of samples every 50 ms.
+    /// Highest of samples every 50 ms, over all rounds.
     pub resident_max: Resident,
+    /// The most, over the rounds, by which that was above what it was before the connections were opened.
+    #[serde(default)]
+    pub resident_rise: u64,
     /// Processor time of the server for each 201, in microseconds.
     pub cpu_us: f64,
 }
@@ -161,8 +164,15 @@ pub fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
+/// The middle value, or the mean of the two in the middle.
 pub fn median(values: &[f64]) -> f64 {
-    percentile(&sorted(values.to_vec()), 0.5)
+    let values = sorted(values.to_vec());
+    let half = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        length if length % 2 == 1 => values[half],
+        _ => f64::midpoint(values[half - 1], values[half]),
+    }
 }
 
 /// The latencies of one operation, while they are collected: by size, by round.
