@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Failure;
+use crate::{Failure, requests};
 
 /// Longest wait for an answer: far more than anything here takes.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
@@ -45,6 +45,17 @@ impl Connection {
             opened: Instant::now(),
             answers: 0,
         })
+    }
+
+    /// Opens a connection that is accepted when this returns, and may then wait for its use. Who opens many at
+    /// once fills the listener's queue, and waits a second for a repeated SYN; one without a request is closed
+    /// after 10 s, and so is one whose only request was answered in the first millisecond.
+    pub async fn open_to_keep(address: SocketAddr) -> Result<Self, Failure> {
+        let mut connection = Self::open(address).await?;
+        connection.expect(200, &requests::health()).await?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        connection.expect(200, &requests::health()).await?;
+        Ok(connection)
     }
 
     /// Sends a request and reads the whole answer.

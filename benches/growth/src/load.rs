@@ -10,6 +10,9 @@ use crate::Failure;
 use crate::client::Connection;
 use crate::server::Server;
 
+/// Fewer than a listener's queue takes.
+const OPENED_AT_ONCE: usize = 32;
+
 /// Makes `count` requests over `connections` connections. `request` makes one of its number, and `answered`
 /// sees the answer, which had this status. Returns how long it took.
 pub async fn fill(
@@ -95,8 +98,14 @@ impl Writers {
         let (seen, stop) = (Rc::<RefCell<Seen>>::default(), Rc::new(Cell::new(false)));
         let (next, request) = (Rc::new(Cell::new(0u64)), Rc::new(request));
         let mut opened = Vec::new();
-        for _ in 0..connections {
-            opened.push(server.connect().await?);
+        let mut opening = JoinSet::new();
+        while opened.len() < connections {
+            while opening.len() < OPENED_AT_ONCE && opened.len() + opening.len() < connections {
+                opening.spawn_local(Connection::open_to_keep(server.address));
+            }
+            if let Some(connection) = opening.join_next().await {
+                opened.push(connection??);
+            }
         }
         let mut tasks = JoinSet::new();
         for (who, mut connection) in opened.into_iter().enumerate() {

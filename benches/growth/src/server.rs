@@ -47,6 +47,9 @@ pub struct Launcher {
     pub workspace: Workspace,
 }
 
+/// A disk whose `fdatasync` takes longer, by a tracer that stops the server at nothing else.
+pub const SLOW_DISK: Duration = Duration::from_millis(500);
+
 /// Resident memory of a process, in bytes, as `/proc/PID/status` tells it.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Resident {
@@ -91,13 +94,38 @@ impl Launcher {
         name: &str,
         settings: &[String],
     ) -> Result<(Server, Duration), Failure> {
+        self.start_by(Command::new(&self.binary), name, settings)
+            .await
+    }
+
+    /// The same on a disk that is slow: see [`SLOW_DISK`]. The tracer is no parent of the server: ids and
+    /// signals are the server's own.
+    pub async fn start_on_slow_disk(
+        &self,
+        name: &str,
+        settings: &[String],
+    ) -> Result<(Server, Duration), Failure> {
+        let inject = format!("inject=fdatasync:delay_enter={}", SLOW_DISK.as_micros());
+        let mut command = Command::new("strace");
+        command
+            .args(["-D", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf"])
+            .args(["-e", "trace=fdatasync", "-e", &inject])
+            .arg(&self.binary);
+        self.start_by(command, name, settings).await
+    }
+
+    async fn start_by(
+        &self,
+        mut command: Command,
+        name: &str,
+        settings: &[String],
+    ) -> Result<(Server, Duration), Failure> {
         let directory = self.directory(name);
         let plans = self.workspace.path.join("plans.toml");
         fs::write(&plans, requests::PLAN)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log_path = self.workspace.path.join(format!("{name}.log"));
         let log = File::create(&log_path)?;
-        let mut command = Command::new(&self.binary);
         command
             .args(["serve", "--host", "127.0.0.1", "--idle-seconds", "3600"])
             .arg("--port")
@@ -108,15 +136,19 @@ impl Launcher {
             .arg(&plans)
             .args(settings)
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("RATE_LIMITS", "off")
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
         let started = Instant::now();
-        let child = command
-            .spawn()
-            .map_err(|error| Failure(format!("cannot start {}: {error}", self.binary.display())))?;
+        let child = command.spawn().map_err(|error| {
+            Failure(format!(
+                "cannot start {}: {error}",
+                command.get_program().display()
+            ))
+        })?;
         let mut server = Server {
             child,
             address,
@@ -153,12 +185,8 @@ impl Server {
         }
     }
 
-    /// Opens a connection and asks for `/health`, so that it is accepted when this returns. Who opens many
-    /// without that fills the listener's queue, and then waits a second for each further 128.
     pub async fn connect(&self) -> Result<Connection, Failure> {
-        let mut connection = Connection::open(self.address).await?;
-        connection.expect(200, &requests::health()).await?;
-        Ok(connection)
+        Connection::open_to_keep(self.address).await
     }
 
     pub fn id(&self) -> u32 {
