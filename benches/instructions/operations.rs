@@ -67,18 +67,12 @@ async fn once(service: &Service, operation: &str, n: u64) {
     }
 }
 
-/// A thread that waits until it is told what to do.
-fn worker() -> (Sender<(Arc<Service>, String, u64, u64)>, JoinHandle<()>) {
-    let (sender, jobs) = channel::<(Arc<Service>, String, u64, u64)>();
-    let thread = std::thread::spawn(move || {
-        for (service, operation, from, count) in jobs {
-            runtime().block_on(async {
-                for n in from..from + count {
-                    once(&service, &operation, n).await;
-                }
-            });
-        }
-    });
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Starts a thread that waits for what it is to do.
+fn worker() -> (Sender<Job>, JoinHandle<()>) {
+    let (sender, jobs) = channel::<Job>();
+    let thread = std::thread::spawn(move || jobs.into_iter().for_each(|job| job()));
     (sender, thread)
 }
 
@@ -97,12 +91,19 @@ fn main() {
         }
         Arc::new(service)
     });
-    let from = [WARM_UP, WARM_UP + count];
-    for (i, (jobs, thread)) in workers.into_iter().enumerate() {
-        let times = count * (u64::try_from(i).unwrap() + 1);
-        let job = (Arc::clone(&service), operation.clone(), from[i], times);
+    let mut from = WARM_UP;
+    for ((jobs, thread), times) in workers.into_iter().zip([count, 2 * count]) {
+        let (service, operation) = (Arc::clone(&service), operation.clone());
+        let job = Box::new(move || {
+            runtime().block_on(async {
+                for n in from..from + times {
+                    once(&service, &operation, n).await;
+                }
+            });
+        });
         jobs.send(job).unwrap();
         drop(jobs);
         thread.join().unwrap();
+        from += times;
     }
 }
