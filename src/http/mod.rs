@@ -24,6 +24,8 @@ mod ledger;
 mod limits;
 mod memory;
 pub mod openapi;
+#[doc(hidden)]
+pub mod parts;
 mod plan;
 mod reply;
 mod request;
