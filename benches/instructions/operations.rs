@@ -83,8 +83,8 @@ fn main() {
     };
     let count: u64 = count.parse().unwrap();
     let workers = [worker(), worker()];
-    let runtime = runtime();
-    let service = runtime.block_on(async {
+    let set_up = runtime();
+    let service = set_up.block_on(async {
         let service = Service::make(Path::new(directory)).await;
         for n in 0..WARM_UP {
             once(&service, operation, n).await;
