@@ -390,7 +390,9 @@ impl App {
         self.limits().take_free_route(principal.account, || {
             let of_plan = self
                 .store()
-                .see_usage(principal.account, self.now(), |usage| requests_per_minute(usage.plan()))?;
+                .see_usage(principal.account, self.now(), |usage| {
+                    requests_per_minute(usage.plan())
+                })?;
             Ok(of_plan)
         })
     }

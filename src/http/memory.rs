@@ -14,7 +14,7 @@ use crate::app::{
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Operation;
 use crate::domain::time::Timestamp;
-use crate::store::Debited;
+use crate::store::{Added, Debited};
 
 use super::error::{ApiError, Code};
 use super::reply::{Answer, CreditInfo, MemoryRoom, Reply, low_credits, splice, to_json};
@@ -51,24 +51,7 @@ pub(super) async fn add(app: App, request: Request) -> Answer {
     let memory = NewMemory::parse(object).map_err(Failure::InvalidMemory)?;
     let idempotency = idempotency_key(&request.headers)?.map(|key| (key, request.body.to_vec()));
     let cost = app.price(Operation::AddMemory);
-    let respond = |added: &crate::store::Added| {
-        let debited = Debited {
-            cost,
-            balance: added.balance,
-        };
-        let rest = to_json(&AddedJson {
-            message: "Memory entry added successfully",
-            total_memories: added.total,
-            memory_usage: MemoryRoom::of(&added.balance),
-            credit_info: CreditInfo::of(&debited),
-            warning: low_credits(&added.balance),
-        });
-        splice(
-            "entry",
-            &[&added.entry],
-            &rest.unwrap_or_else(|_| "{}".to_owned()),
-        )
-    };
+    let respond = |added: &Added| added_body(added, cost);
     let answered = app
         .add_memory(
             principal,
@@ -93,6 +76,26 @@ pub(super) async fn add(app: App, request: Request) -> Answer {
     } else {
         reply
     })
+}
+
+/// Returns the body of the answer to an add.
+pub(super) fn added_body(added: &Added, cost: u64) -> String {
+    let debited = Debited {
+        cost,
+        balance: added.balance,
+    };
+    let rest = to_json(&AddedJson {
+        message: "Memory entry added successfully",
+        total_memories: added.total,
+        memory_usage: MemoryRoom::of(&added.balance),
+        credit_info: CreditInfo::of(&debited),
+        warning: low_credits(&added.balance),
+    });
+    splice(
+        "entry",
+        &[&added.entry],
+        &rest.unwrap_or_else(|_| "{}".to_owned()),
+    )
 }
 
 /// Returns the client's `Idempotency-Key`.
@@ -192,6 +195,17 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
             },
         )
         .await?;
+    let body = page_body(principal, &listed, page, limit)?;
+    Ok(Reply::json_text(StatusCode::OK, body).metered(&listed.debited, listed.now))
+}
+
+/// Returns the body of the answer to `GET /memory`; `page` is the page's number, if it has one.
+pub(super) fn page_body(
+    principal: &Principal,
+    listed: &Listed,
+    page: Option<u64>,
+    limit: u64,
+) -> Result<String, ApiError> {
     let Listed {
         page: found,
         total,
@@ -202,16 +216,15 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
         pagination: MemoryPagination {
             page,
             limit,
-            total,
+            total: *total,
             pages: total.div_ceil(limit.max(1)),
             next_cursor: found.next.map(|id| cursor(principal, id)),
         },
-        timestamp: now,
-        credit_info: CreditInfo::of(&debited),
+        timestamp: *now,
+        credit_info: CreditInfo::of(debited),
         warning: low_credits(&debited.balance),
     })?;
-    let body = splice("memories", &["[", &found.entries, "]"], &rest);
-    Ok(Reply::json_text(StatusCode::OK, body).metered(&debited, now))
+    Ok(splice("memories", &["[", &found.entries, "]"], &rest))
 }
 
 /// A cursor is the last memory of a page, with a tag that ties it to the account.

@@ -25,6 +25,8 @@ mod ledger;
 mod limits;
 mod memory;
 pub mod openapi;
+#[doc(hidden)]
+pub mod parts;
 mod paths;
 mod plan;
 mod reply;
@@ -194,13 +196,15 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
                 Ok((app.clone(), incoming, admitted))
             },
         )
-        .then(async |admitted: Result<(App, Incoming, Admitted), ApiError>| {
-            let answer = match admitted {
-                Ok((app, incoming, admitted)) => run(app, incoming, admitted).await,
-                Err(error) => Err(error),
-            };
-            answer.map_or_else(unanswered, Reply::into_response)
-        })
+        .then(
+            async |admitted: Result<(App, Incoming, Admitted), ApiError>| {
+                let answer = match admitted {
+                    Ok((app, incoming, admitted)) => run(app, incoming, admitted).await,
+                    Err(error) => Err(error),
+                };
+                answer.map_or_else(unanswered, Reply::into_response)
+            },
+        )
         .boxed()
 }
 

@@ -225,7 +225,10 @@ mod tests {
 
     #[test]
     fn splicing_makes_one_object() {
-        assert_eq!(splice("a", &["[", "1]"], r#"{"b":2}"#), r#"{"a":[1],"b":2}"#);
+        assert_eq!(
+            splice("a", &["[", "1]"], r#"{"b":2}"#),
+            r#"{"a":[1],"b":2}"#
+        );
         assert_eq!(splice("a", &["[1]"], "{}"), r#"{"a":[1]}"#);
     }
 }

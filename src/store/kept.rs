@@ -106,14 +106,21 @@ mod tests {
         // Shows that a record is filled once, follows its changes, and is filled anew after a write.
         let kept = Kept::new(64);
         assert_eq!((filled(&kept, 7), filled(&kept, 8)), (7, 7));
-        let changed = kept.change(1, || Ok::<_, ()>(0), |value| {
-            *value += 1;
-            Ok(*value)
-        });
+        let changed = kept.change(
+            1,
+            || Ok::<_, ()>(0),
+            |value| {
+                *value += 1;
+                Ok(*value)
+            },
+        );
         assert_eq!((changed, filled(&kept, 9)), (Ok(8), 8));
         assert_eq!(kept.write(1, || "done"), "done");
         assert_eq!(filled(&kept, 10), 10);
-        assert_eq!(kept.read(2, || Err::<u64, _>("no"), |value| *value), Err("no"));
+        assert_eq!(
+            kept.read(2, || Err::<u64, _>("no"), |value| *value),
+            Err("no")
+        );
     }
 
     #[test]
@@ -128,10 +135,14 @@ mod tests {
         assert_eq!(kept.change(1, || Ok(7), half), Err(()));
         assert_eq!(filled(&kept, 8), 8);
         let panicking = std::panic::AssertUnwindSafe(|| {
-            kept.change(1, || Ok::<u64, ()>(8), |value| -> Result<(), ()> {
-                *value = 99;
-                panic!("on purpose")
-            })
+            kept.change(
+                1,
+                || Ok::<u64, ()>(8),
+                |value| -> Result<(), ()> {
+                    *value = 99;
+                    panic!("on purpose")
+                },
+            )
         });
         assert!(std::panic::catch_unwind(panicking).is_err());
         assert_eq!(filled(&kept, 9), 9);

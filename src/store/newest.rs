@@ -214,7 +214,9 @@ mod tests {
         let pages = NewestPages::new(STRIPES * 1_000);
         for number in 0..10_000u32 {
             let account = AccountKey::new(number.into(), 0);
-            pages.read(account, 20, || Ok(page(&"x".repeat(300)))).unwrap();
+            pages
+                .read(account, 20, || Ok(page(&"x".repeat(300))))
+                .unwrap();
         }
         for stripe in &pages.stripes {
             let stripe = lock(stripe);
