@@ -6,6 +6,7 @@ use crate::app::{
 use crate::cli::out::beside;
 use crate::clock::Clock;
 use crate::domain::event::Cause;
+use crate::domain::scope::Scope;
 
 use super::args::{KeyCommand, key_id};
 use super::{Out, Trouble, cause, column, target};
@@ -130,7 +131,7 @@ async fn change(
     let (_, key) = app
         .change_key(&Caller::Admin, address, change, cause)
         .await?;
-    let scopes: Vec<&str> = key.scopes_now().iter().map(|scope| scope.name()).collect();
+    let scopes: Vec<&str> = key.scopes_now().iter().map(Scope::name).collect();
     let end = key
         .expires_at
         .map_or("never".to_owned(), |end| end.to_string());

@@ -507,8 +507,8 @@ fn an_operator_sees_what_an_admin_sees() {
     }
 }
 
-/// Shows that a key gets a successor, printed alone, on its counters, and that it is changed; and what is refused:
-/// a key that has ended, what would leave an account without a key that manages keys, and wrong arguments.
+/// Shows that a key gets a successor, printed alone, on its counters; and what is refused: a key that has ended, and
+/// what would leave an account without a key that manages keys.
 #[test]
 fn an_operator_rotates_and_changes_keys() {
     let folder = tempfile::tempdir().unwrap();
@@ -547,6 +547,21 @@ fn an_operator_rotates_and_changes_keys() {
         let args = [&["key", "change", &new][..], &bound, &why].concat();
         refused(&data, &args, 1, "Last managing key");
     }
+    let (code, out, _) = run(&["check", "--data-dir", data.to_str().unwrap()], &[]);
+    assert_eq!(code, 0, "{out}");
+}
+
+/// Shows that a key is made with bounds and changed, what it may do then, and what wrong arguments end with.
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of wrong arguments")]
+fn an_operator_bounds_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(&data, &[], &[]);
+    let (secret, _) = sign_up(&server, "bo@example.com");
+    server.stop();
+    let why = ["--reason", "leaked"];
+    let with = |args: &[&str]| admin(&data, &[args, &why].concat());
     let (code, made, beside) = with(&[
         "key",
         "new",

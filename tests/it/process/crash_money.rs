@@ -76,6 +76,14 @@ impl Key {
     }
 }
 
+/// When a key ends, as a request says it.
+#[derive(Debug, Clone, PartialEq)]
+enum Ends {
+    AsBefore,
+    Never,
+    At(String),
+}
+
 /// What a request changes of an account.
 #[derive(Debug, Clone)]
 enum Op {
@@ -97,8 +105,7 @@ enum Op {
     Bound {
         key: String,
         scopes: Option<Vec<&'static str>>,
-        /// `Some(None)` for never.
-        ends: Option<Option<String>>,
+        ends: Ends,
         by_itself: bool,
     },
     Mint {
@@ -261,8 +268,10 @@ impl Book {
                 if let Some(scopes) = scopes {
                     key.scopes.clone_from(scopes);
                 }
-                if let Some(ends) = ends {
-                    key.ends.clone_from(ends);
+                match ends {
+                    Ends::AsBefore => {}
+                    Ends::Never => key.ends = None,
+                    Ends::At(end) => key.ends = Some(end.clone()),
                 }
             }
             Op::Mint { description } => {
@@ -507,11 +516,11 @@ impl Part {
         match draw {
             0..3 => {
                 let writers: Vec<_> = told.iter().filter(|(_, k)| k.may("memory:write")).collect();
-                match writers.is_empty() {
-                    true => Op::Mint { description },
-                    false => Op::Spend {
-                        key: dice.pick(&writers).0.clone(),
-                    },
+                if writers.is_empty() {
+                    return Op::Mint { description };
+                }
+                Op::Spend {
+                    key: dice.pick(&writers).0.clone(),
                 }
             }
             3..8 => {
@@ -558,45 +567,56 @@ impl Part {
             21 => Op::PotSpend,
             22..25 => {
                 let (key, is) = dice.pick(&heads);
-                let others = self.book.keys.values().filter(|key| key.manages()).count();
-                let is_last = is.manages() && others == 1;
-                let sets: Vec<_> = SCOPES
-                    .iter()
-                    .filter(|set| !is_last || set.contains(&"keys"))
-                    .collect();
-                let scopes = (is_last || dice.below(3) > 0).then(|| dice.pick(&sets).to_vec());
-                let ends = (!is_last && (scopes.is_none() || dice.below(2) == 0)).then(|| {
-                    let year = 2100 + self.serial % 100;
-                    let end = format!("{year}-01-31T12:00:00.000000+00:00");
-                    (dice.below(3) > 0).then_some(end)
-                });
-                // A key takes from itself, and gives itself nothing.
-                let narrows = scopes
-                    .iter()
-                    .flatten()
-                    .all(|scope| is.scopes.contains(scope));
-                let earlier = ends.is_none() || is.ends.is_none();
-                Op::Bound {
-                    key: key.clone(),
-                    by_itself: !suspended && can(is) && narrows && earlier && dice.below(2) == 0,
-                    scopes,
-                    ends,
-                }
+                self.bound(key, is, dice)
             }
-            _ => {
-                let there = self.doomed.iter().enumerate().filter(|(_, d)| d.there);
-                let there: Vec<_> = there.map(|(n, d)| (n, d.held)).collect();
-                match (there.last(), dice.below(2)) {
-                    (Some(&(n, held)), 0) if held < 3 => Op::Fill(n),
-                    (Some(&(n, held)), _) if held > 0 => Op::Erase {
-                        n,
-                        by_admin: dice.below(2) == 0,
-                    },
-                    _ => Op::SignUp {
-                        email: format!("{name}@doomed.example"),
-                    },
-                }
+            _ => self.doomed(&name, dice),
+        }
+    }
+
+    /// Another set of scopes for a key, another end, or both.
+    fn bound(&self, key: &str, is: &Key, dice: &mut Dice) -> Op {
+        let managers = self.book.keys.values().filter(|key| key.manages()).count();
+        let is_last = is.manages() && managers == 1;
+        let sets: Vec<_> = SCOPES
+            .iter()
+            .filter(|set| !is_last || set.contains(&"keys"))
+            .collect();
+        let scopes = (is_last || dice.below(3) > 0).then(|| dice.pick(&sets).to_vec());
+        let ends = match (scopes.is_none() || dice.below(2) == 0, dice.below(3)) {
+            _ if is_last => Ends::AsBefore,
+            (false, _) => Ends::AsBefore,
+            (true, 0) => Ends::Never,
+            (true, _) => {
+                let year = 2100 + self.serial % 100;
+                Ends::At(format!("{year}-01-31T12:00:00.000000+00:00"))
             }
+        };
+        // A key takes from itself, and gives itself nothing.
+        let mut gets = scopes.iter().flatten();
+        let narrows = gets.all(|scope| is.scopes.contains(scope));
+        let earlier = ends == Ends::AsBefore || is.ends.is_none();
+        let can = is.secret.is_some() && is.may("keys") && !self.book.suspended;
+        Op::Bound {
+            key: key.to_owned(),
+            by_itself: can && narrows && earlier && dice.below(2) == 0,
+            scopes,
+            ends,
+        }
+    }
+
+    /// Something with an account that is made to be erased.
+    fn doomed(&self, name: &str, dice: &mut Dice) -> Op {
+        let there = self.doomed.iter().enumerate().filter(|(_, d)| d.there);
+        let there: Vec<_> = there.map(|(n, d)| (n, d.held)).collect();
+        match (there.last(), dice.below(2)) {
+            (Some(&(n, held)), 0) if held < 3 => Op::Fill(n),
+            (Some(&(n, held)), _) if held > 0 => Op::Erase {
+                n,
+                by_admin: dice.below(2) == 0,
+            },
+            _ => Op::SignUp {
+                email: format!("{name}@doomed.example"),
+            },
         }
     }
 
@@ -629,10 +649,8 @@ impl Part {
                 cap,
                 by_itself,
             } => {
-                let mut body = json!({});
-                if let Some(description) = description {
-                    body["description"] = json!(description);
-                }
+                // What is null is left as it is, but for a cap, which would go.
+                let mut body = json!({"description": description});
                 if let Some(cap) = cap {
                     body["credits_per_cycle"] = json!(cap);
                 }
@@ -645,13 +663,7 @@ impl Part {
                 ends,
                 by_itself,
             } => {
-                let mut body = json!({});
-                if let Some(scopes) = scopes {
-                    body["scopes"] = json!(scopes);
-                }
-                if let Some(ends) = ends {
-                    body["expires_at"] = json!(ends);
-                }
+                let body = bounds(scopes.as_deref(), ends);
                 let path = format!("/apikey/{key}");
                 ("PATCH", path, by(key, *by_itself), None, Some(body), 200)
             }
@@ -928,6 +940,20 @@ fn name(op: &Op) -> String {
         Op::Adjust(adjust) if adjust.amount < 0 => format!("{name} down"),
         _ => name.to_owned(),
     }
+}
+
+/// A body that changes what is said, and leaves the rest.
+fn bounds(scopes: Option<&[&str]>, ends: &Ends) -> Value {
+    let mut body = json!({});
+    if let Some(scopes) = scopes {
+        body["scopes"] = json!(scopes);
+    }
+    match ends {
+        Ends::AsBefore => {}
+        Ends::Never => body["expires_at"] = Value::Null,
+        Ends::At(end) => body["expires_at"] = json!(end),
+    }
+    body
 }
 
 fn is_replayed(answer: &Answer) -> bool {
