@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit;
+mod out;
 mod plans;
 
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ use crate::store::{
     ResidueError, ResidueStep, ResidueText, RestoreStep, Store, StoreError,
 };
 
+use out::{Out, fail};
 use plans::PlansArgs;
 
 /// The release and the commit it was built from.
@@ -224,36 +226,40 @@ struct BackupArgs {
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return out::told(&said, EXIT_USAGE),
+    };
     // Whatever this process makes is its owner's alone: memories, e-mail addresses, hashes.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     if let Err(error) = crate::config::check_log_setting() {
         return fail(EXIT_USAGE, &error);
     }
-    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+    let out = Out::stdout();
+    let code = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(args),
-        Command::Import { files, data } => import(&files, &data),
+        Command::Import { files, data } => import(&files, &data, &out),
         Command::Check {
             residue: Some(text),
             data,
             ..
-        } => residue(&data, text),
-        Command::Check { repair, data, .. } => check(&data, repair),
-        Command::Compact { data } => compact(&data),
-        Command::Plans(args) => plans::run(args),
-        Command::Backup(args) => back_up(&args),
-        Command::Restore(args) => restore(&args),
-        Command::Admin(command) => admin::run(command),
-        Command::Audit { command } => audit::run(command),
-    }
+        } => residue(&data, text, &out),
+        Command::Check { repair, data, .. } => check(&data, repair, &out),
+        Command::Compact { data } => compact(&data, &out),
+        Command::Plans(args) => plans::run(args, &out),
+        Command::Backup(args) => back_up(&args, &out),
+        Command::Restore(args) => restore(&args, &out),
+        Command::Admin(command) => admin::run(command, &out),
+        Command::Audit { command } => audit::run(command, &out),
+    };
+    out.end(code)
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn import(files: &ImportArgs, data: &DataArgs) -> ExitCode {
+fn import(files: &ImportArgs, data: &DataArgs, out: &Out) -> ExitCode {
     crate::telemetry::start();
     match crate::import::run(files, &data.data_dir, Clock::System.now()) {
         Ok(summary) => {
-            println!("{summary}");
+            out.line(format_args!("{summary}"));
             ExitCode::SUCCESS
         }
         Err(failure) => fail(EXIT_FAILURE, &failure),
@@ -261,8 +267,7 @@ fn import(files: &ImportArgs, data: &DataArgs) -> ExitCode {
 }
 
 /// Says whether anything still holds a text; the text itself is never said.
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn residue(data: &DataArgs, text: String) -> ExitCode {
+fn residue(data: &DataArgs, text: String, out: &Out) -> ExitCode {
     crate::telemetry::start();
     let text = if text == "-" {
         match read_text() {
@@ -297,15 +302,15 @@ fn residue(data: &DataArgs, text: String) -> ExitCode {
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
     for line in &report.found {
-        println!("found: {line}");
+        out.line(format_args!("found: {line}"));
     }
     if report.unlisted > 0 {
-        println!("found: and {} more", report.unlisted);
+        out.line(format_args!("found: and {} more", report.unlisted));
     }
     for line in &report.unread {
-        println!("not searched: {line}");
+        out.line(format_args!("not searched: {line}"));
     }
-    println!("{report}");
+    out.line(format_args!("{report}"));
     if report.is_clean() {
         ExitCode::SUCCESS
     } else {
@@ -324,8 +329,7 @@ fn read_text() -> std::io::Result<String> {
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn compact(data: &DataArgs) -> ExitCode {
+fn compact(data: &DataArgs, out: &Out) -> ExitCode {
     crate::telemetry::start();
     let bars = [
         Bar::new("measuring"),
@@ -360,18 +364,18 @@ fn compact(data: &DataArgs) -> ExitCode {
         Err(CompactError::Open(error @ OpenError::Locked(_))) => return stop_first(&error),
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
-    println!(
+    out.line(format_args!(
         "compacted {}: {} records, {} bytes before, {} bytes now",
         data.data_dir.display(),
         done.records,
         done.before_bytes,
         done.after_bytes
-    );
+    ));
     if done.backups > 0 {
-        println!(
+        out.line(format_args!(
             "its folder of backups has {} files, which hold what was deleted after they were made",
             done.backups
-        );
+        ));
     }
     ExitCode::SUCCESS
 }
@@ -389,8 +393,7 @@ fn stop_first(error: &OpenError) -> ExitCode {
     fail(EXIT_FAILURE, &ConfigError(way_out))
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn check(data: &DataArgs, repair: bool) -> ExitCode {
+fn check(data: &DataArgs, repair: bool, out: &Out) -> ExitCode {
     crate::telemetry::start();
     if !data.data_dir.is_dir() {
         let missing = ConfigError(format!("there is no directory {}", data.data_dir.display()));
@@ -415,18 +418,20 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
     };
     if opened.settled > 0 {
         let settled = opened.settled;
-        println!("{settled} writes that a crash had interrupted were settled");
+        out.line(format_args!(
+            "{settled} writes that a crash had interrupted were settled"
+        ));
     }
     let outcome = check_store(&store).and_then(|report| {
         if !repair || report.is_sound() {
             return Ok((report, ""));
         }
         let directory = data.data_dir.display();
-        println!(
+        out.line(format_args!(
             "{}; repairing {directory}: if you have no copy of it, stop this",
             report.totals()
-        );
-        repair_store(&store)?;
+        ));
+        repair_store(&store, out)?;
         // Not only what is left: everything, as it is after the repair.
         Ok((check_store(&store)?, "cannot be derived: "))
     });
@@ -435,12 +440,12 @@ fn check(data: &DataArgs, repair: bool) -> ExitCode {
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
     for problem in &report.problems {
-        println!("{mark}{problem}");
+        out.line(format_args!("{mark}{problem}"));
     }
     if report.unlisted() > 0 {
-        println!("{mark}and {} more", report.unlisted());
+        out.line(format_args!("{mark}and {} more", report.unlisted()));
     }
-    println!("{}", report.totals());
+    out.line(format_args!("{}", report.totals()));
     if report.is_sound() {
         ExitCode::SUCCESS
     } else {
@@ -463,17 +468,16 @@ fn check_store(store: &Store) -> Result<CheckReport, StoreError> {
 }
 
 /// Repairs a store that nobody else uses, and says of each record what was done.
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn repair_store(store: &Store) -> Result<u64, StoreError> {
+fn repair_store(store: &Store, out: &Out) -> Result<u64, StoreError> {
     let bars = Bars::new(store);
     let mut told = |line: &Problem| {
         bars.clear();
-        println!("repaired: {line}");
+        out.line(format_args!("repaired: {line}"));
     };
     let count = store.repair(&mut told, &|progress| bars.show(progress));
     bars.clear();
     let count = count?;
-    println!("{count} records repaired");
+    out.line(format_args!("{count} records repaired"));
     Ok(count)
 }
 
@@ -518,8 +522,7 @@ impl Bars {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn back_up(args: &BackupArgs) -> ExitCode {
+fn back_up(args: &BackupArgs, out: &Out) -> ExitCode {
     crate::telemetry::start();
     let (file, directory) = (&args.file, &args.data.data_dir);
     if !store::holds_data(directory) {
@@ -542,20 +545,19 @@ fn back_up(args: &BackupArgs) -> ExitCode {
     bar.clear();
     match outcome {
         Ok(backup) => {
-            println!(
+            out.line(format_args!(
                 "backed up to {}, {} bytes:\n{}",
                 file.display(),
                 backup.file_bytes,
                 backup.contents
-            );
+            ));
             ExitCode::SUCCESS
         }
         Err(error) => fail(EXIT_FAILURE, &error),
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn restore(args: &BackupArgs) -> ExitCode {
+fn restore(args: &BackupArgs, out: &Out) -> ExitCode {
     crate::telemetry::start();
     let directory = &args.data.data_dir;
     let now = Clock::System.now();
@@ -574,12 +576,12 @@ fn restore(args: &BackupArgs) -> ExitCode {
     writing.clear();
     match outcome {
         Ok(restored) => {
-            println!(
+            out.line(format_args!(
                 "restored into {} what was backed up at {}:\n{}",
                 directory.display(),
                 restored.backed_up_at,
                 restored.contents
-            );
+            ));
             ExitCode::SUCCESS
         }
         Err(error) => fail(EXIT_FAILURE, &error),
@@ -657,23 +659,4 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     Ok(async move {
         let _ = stopped.await;
     })
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a command that failed"
-)]
-fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    eprintln!("memoryos: {text}");
-    ExitCode::from(code)
 }

@@ -172,6 +172,12 @@ impl App {
         self.audit(None, cause, EventKind::AdminGranted { route });
     }
 
+    /// Notes that a command on the machine did what leaves no event of its own.
+    pub fn operator_let_in(&self, command: &str, cause: Cause) {
+        let route = command.to_owned();
+        self.audit(None, cause, EventKind::AdminGranted { route });
+    }
+
     /// Notes that a request for a route was refused that only the admin may make, or that came with a wrong
     /// admin key: at once, and then once a minute for each route, with how many they were. Waits for no disk.
     pub fn admin_refused(&self, route: String) {

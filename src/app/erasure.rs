@@ -2,10 +2,15 @@
 
 use crate::domain::account::AccountKey;
 use crate::domain::event::{Actor, Cause};
+use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
+use crate::domain::usage::KeyNo;
 use crate::store::{EraseRefusal, Erased, Erasure, OpError, StoreError};
 
 use super::{App, Failure, Principal, Target, random_bits};
+
+/// What a key is told that was rotated: it is about to end, and takes nothing with it. As where it would manage keys.
+const ROTATED: Failure = Failure::InsufficientScope(Scope::Account);
 
 /// What proves that an account was erased; the audit log has it too.
 #[derive(Debug)]
@@ -23,14 +28,20 @@ impl App {
     ///
     /// # Errors
     ///
-    /// [`Failure::NotConfirmed`]; [`Failure::InvalidKey`] if somebody else was faster.
+    /// [`Failure::NotConfirmed`]; [`Failure::InsufficientScope`] if the key was rotated; [`Failure::InvalidKey`] if
+    /// somebody else was faster.
     pub async fn erase_account(
         &self,
         principal: &Principal,
         confirm: &str,
         cause: Cause,
     ) -> Result<Receipt, Failure> {
-        let erased = self.erase(principal.account, confirm, cause).await?;
+        let key = self.store().key_by_id(&principal.key_id, self.now())?;
+        if key.is_some_and(|key| key.successor.is_some()) {
+            return Err(ROTATED);
+        }
+        let by = Some(principal.key_no);
+        let erased = self.erase(principal.account, by, confirm, cause).await?;
         erased.ok_or(Failure::InvalidKey)
     }
 
@@ -46,7 +57,7 @@ impl App {
         cause: Cause,
     ) -> Result<Receipt, Failure> {
         let account = self.target(target)?.ok_or(Failure::UserNotFound)?;
-        let erased = self.erase(account, confirm, cause).await?;
+        let erased = self.erase(account, None, confirm, cause).await?;
         erased.ok_or(Failure::UserNotFound)
     }
 
@@ -54,6 +65,7 @@ impl App {
     async fn erase(
         &self,
         account: AccountKey,
+        by: Option<KeyNo>,
         confirm: &str,
         cause: Cause,
     ) -> Result<Option<Receipt>, Failure> {
@@ -76,12 +88,17 @@ impl App {
             "rcpt_{}",
             ulid::Ulid::from_parts(now.millis(), random_bits())
         );
-        let by_key = matches!(cause.actor, Actor::Key(_));
+        let who = match cause.actor {
+            Actor::Key(_) => "a key of it",
+            Actor::Operator => "the operator",
+            Actor::Admin | Actor::Nobody | Actor::Service => "the admin",
+        };
         let erasure = Erasure {
             account,
             receipt: id.clone(),
             ledger_id: AccountKey(random_bits().to_be_bytes()),
             now,
+            by,
             cause,
         };
         let store = self.store().clone();
@@ -92,14 +109,14 @@ impl App {
             .map_err(|_| Failure::Internal("an erasure was interrupted".to_owned()))?;
         match ended {
             Ok(erased) => {
-                let by = if by_key { "a key of it" } else { "the admin" };
-                log::info!("account {} was erased by {by}", account.anonymous_id());
+                log::info!("account {} was erased by {who}", account.anonymous_id());
                 let at = now;
                 Ok(Some(Receipt { id, at, erased }))
             }
             Err(
                 OpError::Refused(EraseRefusal::NotThere) | OpError::Store(StoreError::NoAccount),
             ) => Ok(None),
+            Err(OpError::Refused(EraseRefusal::Rotated)) => Err(ROTATED),
             Err(OpError::Store(error)) => Err(error.into()),
         }
     }

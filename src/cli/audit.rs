@@ -1,6 +1,5 @@
 //! `memoryos audit`: proves the audit log of a stopped server, and writes it out.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -11,7 +10,8 @@ use crate::domain::account::AccountKey;
 use crate::domain::audit::{AuditEntry, AuditHead, hex};
 use crate::store::{self, OpenError, Options, Store};
 
-use super::{EXIT_FAILURE, fail, no_data};
+use super::out::{Out, fail};
+use super::{EXIT_FAILURE, no_data};
 
 const VERIFY_HELP: &str = "\
 Examples:
@@ -61,15 +61,15 @@ fn parse_head(text: &str) -> Result<AuditHead, &'static str> {
 }
 
 /// Runs a subcommand.
-pub(super) fn run(command: AuditCommand) -> ExitCode {
+pub(super) fn run(command: AuditCommand, out: &Out) -> ExitCode {
     crate::telemetry::start();
     match command {
         AuditCommand::Verify(args) => match open(&args.data) {
-            Ok(store) => verify(&store, &args.heads),
+            Ok(store) => verify(&store, &args.heads, out),
             Err(code) => code,
         },
         AuditCommand::Export { data } => match open(&data) {
-            Ok(store) => export(&store),
+            Ok(store) => export(&store, out),
             Err(code) => code,
         },
     }
@@ -93,32 +93,29 @@ fn open(data: &DataArgs) -> Result<Store, ExitCode> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-fn verify(store: &Store, noted: &[AuditHead]) -> ExitCode {
+fn verify(store: &Store, noted: &[AuditHead], out: &Out) -> ExitCode {
     match store.verify_audit(noted, |_| ()) {
         Ok(head) => {
-            println!("{} rows, the chain holds", head.no);
+            out.line(format_args!("{} rows, the chain holds", head.no));
             if !noted.is_empty() {
-                println!("heads found that were written down: {}", noted.len());
+                out.line(format_args!(
+                    "heads found that were written down: {}",
+                    noted.len()
+                ));
             }
-            println!("head {head}");
+            out.line(format_args!("head {head}"));
             ExitCode::SUCCESS
         }
         Err(fault) => fail(EXIT_FAILURE, &ConfigError(format!("audit log: {fault}"))),
     }
 }
 
-fn export(store: &Store) -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    let mut written = Ok(());
+fn export(store: &Store, out: &Out) -> ExitCode {
     let verified = store.verify_audit(&[], |row| {
-        if written.is_ok() {
-            written = writeln!(out, "{}", line(row));
+        if out.is_open() {
+            out.line(format_args!("{}", line(row)));
         }
     });
-    if let Err(error) = written.and_then(|()| out.flush()) {
-        return fail(EXIT_FAILURE, &error);
-    }
     match verified {
         Ok(_) => ExitCode::SUCCESS,
         Err(fault) => fail(EXIT_FAILURE, &ConfigError(format!("audit log: {fault}"))),

@@ -14,7 +14,8 @@ use crate::domain::event::{Actor, Cause, EventKind};
 use crate::domain::plan::{PlanNo, Terms};
 use crate::store::{self, ApplyError, OpenError, Options, PlanUse, Store, StoreError};
 
-use super::{EXIT_FAILURE, EXIT_USAGE, fail, no_data};
+use super::out::{Out, fail};
+use super::{EXIT_FAILURE, EXIT_USAGE, no_data};
 
 type Uses = BTreeMap<PlanNo, PlanUse>;
 
@@ -31,8 +32,7 @@ pub(super) struct PlansArgs {
     data: DataArgs,
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
-pub(super) fn run(args: PlansArgs) -> ExitCode {
+pub(super) fn run(args: PlansArgs, out: &Out) -> ExitCode {
     crate::telemetry::start();
     let path = args.plans.filter(|path| !path.as_os_str().is_empty());
     let file = match path.map(read_plans).transpose() {
@@ -65,24 +65,28 @@ pub(super) fn run(args: PlansArgs) -> ExitCode {
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
     let Some((path, offer)) = file else {
-        print!("{}", table(&catalog, &uses));
+        out.text(format_args!("{}", table(&catalog, &uses)));
         return ExitCode::SUCCESS;
     };
     let changes = catalog.changes(&offer);
     let (path, directory) = (path.display(), directory.display());
     if changes.is_empty() {
-        println!("{directory} has the plans and prices of {path} already");
+        out.line(format_args!(
+            "{directory} has the plans and prices of {path} already"
+        ));
         return ExitCode::SUCCESS;
     }
-    println!("what {path} changes in {directory}:");
-    print!("{}", listed(&changes, &uses));
+    out.line(format_args!("what {path} changes in {directory}:"));
+    out.text(format_args!("{}", listed(&changes, &uses)));
     match store.plan_in_use(&offer) {
         Ok(None) => {}
         Ok(Some(refusal)) => return fail(EXIT_USAGE, &refusal),
         Err(error) => return fail(EXIT_FAILURE, &error),
     }
     if !args.apply {
-        println!("nothing was changed; add --apply to apply this");
+        out.line(format_args!(
+            "nothing was changed; add --apply to apply this"
+        ));
         return ExitCode::SUCCESS;
     }
     match store.apply(&offer) {
@@ -98,7 +102,9 @@ pub(super) fn run(args: PlansArgs) -> ExitCode {
             if let Err(error) = store.record_event(None, Clock::System.now(), cause, kind) {
                 return fail(EXIT_FAILURE, &error);
             }
-            println!("applied; `memoryos serve` uses it from its next start on");
+            out.line(format_args!(
+                "applied; `memoryos serve` uses it from its next start on"
+            ));
             ExitCode::SUCCESS
         }
         Err(ApplyError::Store(error @ StoreError::Full)) => {

@@ -7,8 +7,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::time::Timestamp;
+
 /// The key that the old program used when nobody had set one: everybody knows it.
 pub const KNOWN_KEY: &str = "default-key-change-me";
+
+/// Most characters of a key's description.
+pub const DESCRIPTION_CHARS_MAX: usize = 256;
+/// Longest time for which a rotated key still works: a week.
+pub const GRACE_SECONDS_MAX: u32 = 604_800;
+/// That time if nobody says: a day.
+pub const GRACE_SECONDS_DEFAULT: u32 = 86_400;
+
+/// The last instant of the year 9999: the last that RFC 3339 can write.
+const TIME_MAX: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 
 /// The characters of secrets and ids.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
@@ -18,6 +30,36 @@ const SECRET_CHARS: usize = 32;
 const ID_CHARS: usize = 12;
 /// Longest credential that is worth hashing.
 const CREDENTIAL_BYTES_MAX: usize = 256;
+
+/// The text does not say when a key ends; a sentence for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadEnd {
+    /// It is no time.
+    #[error("It must be a time as in RFC 3339: 2027-01-31T12:00:00Z.")]
+    NoTime,
+    /// It has passed.
+    #[error("It must be in the future.")]
+    Past,
+    /// It cannot be written any more.
+    #[error("It must be before the year 10000.")]
+    TooFar,
+}
+
+/// Returns the instant after `now` at which a key shall end.
+///
+/// # Errors
+///
+/// [`BadEnd`]
+pub fn parse_end(text: &str, now: Timestamp) -> Result<Timestamp, BadEnd> {
+    let at = Timestamp::parse_rfc3339(text).ok_or(BadEnd::NoTime)?;
+    if at <= now {
+        return Err(BadEnd::Past);
+    }
+    if at > TIME_MAX {
+        return Err(BadEnd::TooFar);
+    }
+    Ok(at)
+}
 
 /// A credential in clear. It cannot be printed: `Debug` hides it and there is no `Display`.
 #[derive(Clone)]

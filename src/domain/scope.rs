@@ -64,9 +64,43 @@ impl fmt::Display for Scope {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scopes(u8);
 
+/// The names are no set of scopes that a key can have; a sentence for the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadScopes {
+    /// No scope has that name.
+    #[error("There is no scope {0:?}.")]
+    Unknown(String),
+    /// One is named again.
+    #[error("{0} is listed twice.")]
+    Twice(Scope),
+    /// None is named.
+    #[error("It is empty.")]
+    Empty,
+}
+
 impl Scopes {
     /// Every scope: what the first key of an account has.
     pub const ALL: Self = Self(15);
+
+    /// Returns the scopes with these names.
+    ///
+    /// # Errors
+    ///
+    /// [`BadScopes`]
+    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, BadScopes> {
+        let mut scopes = Self::default();
+        for name in names {
+            let scope = Scope::parse(name).ok_or_else(|| BadScopes::Unknown(name.to_owned()))?;
+            if scopes.contains(scope) {
+                return Err(BadScopes::Twice(scope));
+            }
+            scopes = scopes.iter().chain([scope]).collect();
+        }
+        if scopes.is_empty() {
+            return Err(BadScopes::Empty);
+        }
+        Ok(scopes)
+    }
 
     /// Says whether the scope is in the set.
     #[must_use]
@@ -128,6 +162,18 @@ mod tests {
         assert!(!set.without(Scope::Keys).contains(Scope::Keys));
         assert_eq!(Scopes::ALL, Scope::ALL.into_iter().collect());
         assert!(Scopes::default().is_empty());
+    }
+
+    #[test]
+    fn names_are_read_once_each() {
+        let parse = |names: &[&'static str]| Scopes::parse(names.iter().copied());
+        let some: Scopes = [Scope::Keys, Scope::Account].into_iter().collect();
+        assert_eq!(parse(&["account", "keys"]), Ok(some));
+        assert_eq!(parse(&[]), Err(BadScopes::Empty));
+        let twice = parse(&["keys", "account", "keys"]);
+        assert_eq!(twice, Err(BadScopes::Twice(Scope::Keys)));
+        let unknown = BadScopes::Unknown("Keys".to_owned());
+        assert_eq!(parse(&["Keys"]), Err(unknown));
     }
 
     #[test]

@@ -21,6 +21,27 @@ pub enum By {
     Operation,
 }
 
+impl By {
+    /// Every way.
+    pub const ALL: [Self; 3] = [Self::Day, Self::Key, Self::Operation];
+
+    /// Returns its name as clients write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Key => "key",
+            Self::Operation => "operation",
+        }
+    }
+
+    /// Returns the way with this name; `None` if there is none.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|by| by.name() == name)
+    }
+}
+
 /// A group of rows. Ordered as it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {

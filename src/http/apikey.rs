@@ -8,7 +8,7 @@ use crate::app::{
     AccountRow, App, Caller, CreateKey, CreatedKey, KeyAddress, KeyChange, KeyLimits, KeyRow,
     OwnerName,
 };
-use crate::domain::key::KeyId;
+use crate::domain::key::{DESCRIPTION_CHARS_MAX, GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, KeyId};
 use crate::domain::plan::Plan;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
@@ -18,12 +18,6 @@ use super::error::{ApiError, Code};
 use super::reply::{Answer, Pagination, Reply};
 use super::request::{Fields, Request, future, whole};
 
-/// Most characters of a key's description.
-const DESCRIPTION_CHARS_MAX: usize = 256;
-/// Longest time for which a rotated key still works: a week.
-const GRACE_SECONDS_MAX: u64 = 604_800;
-/// That time if nobody says: a day.
-const GRACE_SECONDS_DEFAULT: u64 = 86_400;
 /// The sentence beside a key that is shown.
 const SHOWN_ONCE: &str = "Save this API key now. You will not be able to see it again.";
 /// Entries of a page if nobody says.
@@ -248,11 +242,11 @@ pub(super) async fn rotate(app: App, request: Request) -> Answer {
     let address = KeyAddress::parse(request.path_param("key")?);
     let mut fields = request.optional_fields()?;
     let grace = fields.nullable("grace_seconds", |value| {
-        whole("grace_seconds", value, GRACE_SECONDS_MAX)
+        whole("grace_seconds", value, GRACE_SECONDS_MAX.into())
     })?;
     let reason = request.optional_reason(&mut fields)?;
     fields.finish()?;
-    let grace = grace.flatten().unwrap_or(GRACE_SECONDS_DEFAULT);
+    let grace = grace.flatten().unwrap_or(GRACE_SECONDS_DEFAULT.into());
     let rotated = app
         .rotate_key(
             &request.caller,

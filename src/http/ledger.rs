@@ -148,11 +148,10 @@ async fn history_of(app: &App, request: &Request, account: AccountKey) -> Answer
         from: instant(request, "from")?,
         to: instant(request, "to")?,
     };
-    let (by, name) = match request.query_param("by")?.as_deref() {
-        None | Some("day") => (By::Day, "day"),
-        Some("key") => (By::Key, "key"),
-        Some("operation") => (By::Operation, "operation"),
-        Some(_) => return Err(ApiError::field("by", "It must be day, key or operation.")),
+    let by = match request.query_param("by")? {
+        None => By::default(),
+        Some(name) => By::parse(&name)
+            .ok_or_else(|| ApiError::field("by", "It must be day, key or operation."))?,
     };
     let is_csv = match request.query_param("format")?.as_deref() {
         None => wants_csv(request),
@@ -161,17 +160,17 @@ async fn history_of(app: &App, request: &Request, account: AccountKey) -> Answer
         Some(_) => return Err(ApiError::field("format", "It must be json or csv.")),
     };
     let found = app.history(account, span, by).await.map_err(refused)?;
-    let groups = groups(&found);
     if is_csv {
         let csv = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
-        let reply = Reply::json_text(StatusCode::OK, table(name, &groups));
+        let reply = Reply::json_text(StatusCode::OK, history_csv(by, &found));
         return Ok(reply.header(CONTENT_TYPE, csv));
     }
+    let groups = groups(&found);
     Reply::json(
         StatusCode::OK,
         &HistoryJson {
             account_id: found.account_id,
-            by: name,
+            by: by.name(),
             from: found.from,
             to: found.to,
             total: found.history.total.into(),
@@ -296,6 +295,11 @@ fn groups(found: &HistoryOf) -> Vec<GroupJson> {
 fn date(day: Timestamp) -> String {
     let text = day.to_string();
     text.split('T').next().unwrap_or_default().to_owned()
+}
+
+/// Returns a history as the routes give it as CSV.
+pub(crate) fn history_csv(by: By, found: &HistoryOf) -> String {
+    table(by.name(), &groups(found))
 }
 
 /// Makes a table of RFC 4180.

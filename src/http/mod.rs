@@ -55,6 +55,7 @@ use crate::domain::scope::Scope;
 
 pub use auth::Access;
 pub use error::{ApiError, Code};
+pub(crate) use ledger::history_csv;
 pub use rest::{Rest, SharedBody, keep_rest};
 pub use trace::answer;
 

@@ -15,8 +15,9 @@ use serde_json::value::RawValue;
 use crate::app::{Caller, Principal};
 use crate::domain::event::{Actor, Cause, RequestId, parse_reason};
 use crate::domain::json::{self, Object};
+use crate::domain::key::{BadEnd, parse_end};
 use crate::domain::plan::{Plan, Plans};
-use crate::domain::scope::{Scope, Scopes};
+use crate::domain::scope::{BadScopes, Scope, Scopes};
 use crate::domain::time::Timestamp;
 
 use super::error::{ApiError, Code};
@@ -25,9 +26,6 @@ use super::error::{ApiError, Code};
 const BODY_IDLE: Duration = Duration::from_secs(10);
 /// Longest time for a whole body.
 const BODY_TOTAL: Duration = Duration::from_secs(30);
-
-/// The last instant of the year 9999: the last that RFC 3339 can write.
-const TIME_MAX: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 
 /// The stream of a request's body, as it comes from the connection.
 pub(crate) type BodyStream = BoxStream<'static, Result<Bytes, ()>>;
@@ -265,19 +263,11 @@ fn scopes(name: &str, value: &RawValue) -> Result<Scopes, ApiError> {
         |problem: &str| ApiError::field(name, format!("{problem} It must list some of: {known}."));
     let listed: Vec<String> =
         serde_json::from_str(value.get()).map_err(|_| refused("It is no list of strings."))?;
-    let mut scopes = Scopes::default();
-    for text in listed {
-        let scope = Scope::parse(&text)
-            .ok_or_else(|| refused(&format!("There is no scope {:?}.", shortened(&text))))?;
-        if scopes.contains(scope) {
-            return Err(refused(&format!("{scope} is listed twice.")));
-        }
-        scopes = scopes.iter().chain([scope]).collect();
-    }
-    if scopes.is_empty() {
-        return Err(refused("It is empty."));
-    }
-    Ok(scopes)
+    let listed = listed.iter().map(String::as_str);
+    Scopes::parse(listed).map_err(|bad| match bad {
+        BadScopes::Unknown(text) => refused(&format!("There is no scope {:?}.", shortened(&text))),
+        bad => refused(&bad.to_string()),
+    })
 }
 
 /// Returns the whole number, 0 to `max`, that a value is.
@@ -295,19 +285,9 @@ pub(super) fn whole(name: &str, value: &RawValue, max: u64) -> Result<u64, ApiEr
 
 /// Returns the instant after `now` that a value is.
 pub(super) fn future(name: &str, value: &RawValue, now: Timestamp) -> Result<Timestamp, ApiError> {
-    let text = json::string(value);
-    let at = text.and_then(|text| Timestamp::parse_rfc3339(&text));
-    let at = at.ok_or_else(|| {
-        let problem = "It must be a time as in RFC 3339: 2027-01-31T12:00:00Z.";
-        ApiError::field(name, problem)
-    })?;
-    if at <= now {
-        return Err(ApiError::field(name, "It must be in the future."));
-    }
-    if at > TIME_MAX {
-        return Err(ApiError::field(name, "It must be before the year 10000."));
-    }
-    Ok(at)
+    let text = json::string(value).ok_or(BadEnd::NoTime);
+    text.and_then(|text| parse_end(&text, now))
+        .map_err(|bad| ApiError::field(name, bad.to_string()))
 }
 
 /// Cuts a long text of a client's for an error.

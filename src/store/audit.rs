@@ -73,7 +73,8 @@ impl Head {
             .retain(|(of, by, _)| (*of, *by) != (account, carrier));
     }
 
-    /// Appends the row of an event. Its account's index entry first: one without its row finds nothing.
+    /// Appends the row of an event, then its account's index entry: one of which a crash left no row would be of
+    /// whoever's row gets its number. The entry of the last row is put back on open.
     fn append(
         &mut self,
         trees: &Trees,
@@ -95,10 +96,10 @@ impl Head {
             latest,
         };
         let row = encode(&row)?;
+        trees.audit.insert(no.to_be_bytes(), row)?;
         if let Some(account) = account {
             trees.audit_accounts.insert(op_key(account, no), &[])?;
         }
-        trees.audit.insert(no.to_be_bytes(), row)?;
         (self.no, self.hash, self.at, self.latest) = (no, hash, Some(at), latest);
         Ok(())
     }
@@ -110,12 +111,15 @@ pub(super) fn number(key: &[u8]) -> Result<u64, StoreError> {
     bytes.map_err(|_| StoreError::Corrupt("a key of the tree audit is not 8 bytes".to_owned()))
 }
 
-/// Derives the index of rows by account if there is none: a backup leaves it out.
+/// Derives the index of rows by account if there is none, for a backup leaves it out; else the entry of the last
+/// row, which a crash may have kept from being written.
 pub(super) fn index_accounts(trees: &Trees, damage: OnDamage) -> Result<(), StoreError> {
-    if !trees.audit_accounts.is_empty() {
-        return Ok(());
-    }
-    for row in &trees.audit {
+    let wanted = if trees.audit_accounts.is_empty() {
+        usize::MAX
+    } else {
+        1
+    };
+    for row in trees.audit.iter().rev().take(wanted) {
         let (key, row) = row?;
         let row = number(&key).and_then(|no| Ok((no, decode::<AuditRow>(&row)?)));
         if let Some((no, row)) = damage.judge(row)?

@@ -105,7 +105,7 @@ impl Store {
             }
             looks = looks.saturating_add(1);
             last = no;
-            // An entry of the index may be of a row that a crash kept from being written.
+            // Only an index that was damaged names rows that are not there, or are another account's.
             let Some(row) = inner.audit_row(no)? else {
                 return Ok(ControlFlow::Continue(()));
             };

@@ -279,6 +279,8 @@ impl<'a> Check<'a> {
         self.usages()?;
         self.each("ledger", &trees.ledger, Self::ledger_owner)?;
         self.audit()?;
+        let index = &trees.audit_accounts;
+        self.each("audit_accounts", index, Self::audit_entry)?;
         self.memories()?;
         self.each("stats", &trees.stats, Self::saved_stats)?;
         self.each("stats_journal", &trees.stats_journal, Self::journal)?;

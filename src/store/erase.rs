@@ -20,6 +20,7 @@ use crate::domain::event::{Cause, EventKind};
 use crate::domain::key::{KeyHash, KeyId};
 use crate::domain::ledger::LedgerRow;
 use crate::domain::time::Timestamp;
+use crate::domain::usage::KeyNo;
 
 use super::codec::{Record, decode, decode_borrowed, encode};
 use super::locks::lock;
@@ -47,6 +48,8 @@ pub struct Erasure {
     pub ledger_id: AccountKey,
     /// When.
     pub now: Timestamp,
+    /// The key that asks; `None` for the admin.
+    pub by: Option<KeyNo>,
     /// Who, and why.
     pub cause: Cause,
 }
@@ -70,6 +73,9 @@ pub enum EraseRefusal {
     /// There is no such account, or it is being erased.
     #[error("there is no such account")]
     NotThere,
+    /// The key that asks has a successor.
+    #[error("the key that asks was rotated")]
+    Rotated,
 }
 
 /// An erasure under way, in the tree `erasures`, by its account.
@@ -199,6 +205,13 @@ impl Inner {
         let record: AccountRecord = decode(&record)?;
         if record.standing == Standing::Erasing {
             return Err(SwapError::Refused(EraseRefusal::NotThere));
+        }
+        // Looked at by whoever holds the account alone: it may have been rotated since it was let in.
+        if let Some(no) = erasure.by
+            && let Some((_, key)) = self.key_numbered(account, no)?
+            && key.successor.is_some()
+        {
+            return Err(SwapError::Refused(EraseRefusal::Rotated));
         }
         // Every row is in the tree from here on, and no event is left behind.
         self.move_ledger(account)?;

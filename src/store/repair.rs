@@ -27,8 +27,8 @@ use super::keys::name_key;
 use super::outbox::{self, OutboxRecord};
 use super::pieces::{self, Owner};
 use super::schema::{
-    AccountRecord, ActiveKey, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, Standing, StatsHead,
-    Trees, account_key_key, expiry_key, op_key, part, replay_time_key,
+    AccountRecord, ActiveKey, AuditRow, KeyIntent, KeyRecord, MemoryHead, ReplayRecord, Standing,
+    StatsHead, Trees, account_key_key, expiry_key, op_key, part, replay_time_key,
 };
 use super::usage::{decode_usage, readable_usage};
 use super::{Inner, Store, StoreError};
@@ -84,6 +84,7 @@ impl Repair<'_> {
         self.names()?;
         self.expiries()?;
         self.barred()?;
+        self.audit_index()?;
         self.accounts()?;
         self.answers()?;
         self.answer_times()?;
@@ -606,6 +607,56 @@ impl Repair<'_> {
             }
             Ok(())
         })
+    }
+
+    /// Makes `audit_accounts` what the rows of `audit` say. What leads to a row that cannot be read stays.
+    fn audit_index(&mut self) -> Result<(), StoreError> {
+        let trees = self.trees();
+        self.each("audit", &trees.audit, |repair, key, value| {
+            let (Some(no), Ok(row)) = (part(key, 0), decode::<AuditRow>(value)) else {
+                return Ok(());
+            };
+            let Some(account) = row.entry.account else {
+                return Ok(());
+            };
+            let (index, entry) = (
+                repair.trees().audit_accounts,
+                op_key(account, u64::from_be_bytes(no)),
+            );
+            if key.len() == 8 && !index.contains_key(entry)? {
+                repair.insert(&index, &entry, Vec::new())?;
+                let name = record_name("audit", key);
+                repair.done("audit", name, "audit_accounts has it again");
+            }
+            Ok(())
+        })?;
+        self.each(
+            "audit_accounts",
+            &trees.audit_accounts,
+            |repair, key, value| {
+                let index = repair.trees().audit_accounts;
+                let name = record_name("audit_accounts", key);
+                let row = match part::<8>(key, 16).filter(|_| key.len() == 24) {
+                    Some(no) => repair.inner.trees.audit.get(no)?,
+                    None => None,
+                };
+                let leads = row.is_some_and(|row| {
+                    let row = decode::<AuditRow>(&row);
+                    row.map_or(true, |row| {
+                        row.entry.account == part(key, 0).map(AccountKey)
+                    })
+                });
+                if !leads {
+                    repair.remove(&index, key)?;
+                    let what = "removed: it leads to no row of its account";
+                    repair.done("audit_accounts", name, what);
+                } else if !value.is_empty() {
+                    repair.insert(&index, key, Vec::new())?;
+                    repair.done("audit_accounts", name, "its value is the empty one again");
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Returns an account's keys, revoked ones too.

@@ -96,6 +96,32 @@ async fn an_account_erases_itself_and_nobody_else() {
     assert_ne!(receipt(&done, 1, 1, 1), first);
 }
 
+/// Shows that a key in grace erases nothing, whatever it confirms, and is told so as where it would manage keys; and
+/// that its successor erases the account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_grace_erases_nothing() {
+    let server = Server::spawn().await;
+    let old = server.account_of("bo@example.com", Plan::FREE).await;
+    let path = format!("/apikey/{}/rotate", old.key_id);
+    let made = old.post(&path, &json!({"grace_seconds": 60})).await.ok(201);
+    let new = server.made(&made);
+    let managing = old.post("/apikey/new", &json!({})).await;
+    managing.refused(403, "insufficient_scope", "Insufficient scope");
+    for confirm in ["bo@example.com", "al@example.com"] {
+        let refused = erase(&old, "/account", &json!({"confirm": confirm})).await;
+        let refused = refused.refused(403, "insufficient_scope", "Insufficient scope");
+        assert_eq!(refused.json["required_scope"], "account");
+        assert_eq!(
+            refused.json["message"],
+            "This needs the scope account, which the key lacks. Use a key that has it."
+        );
+    }
+    old.get("/credits").await.ok(200);
+    let body = json!({"confirm": "bo@example.com"});
+    receipt(&erase(&new, "/account", &body).await.ok(200), 0, 2, 0);
+    assert_eq!(old.get("/credits").await.status, 401);
+}
+
 async fn bo_again(server: &Server, bo: &Actor) -> Answer {
     server.key(&bo.key).get("/credits").await
 }

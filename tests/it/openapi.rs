@@ -214,7 +214,6 @@ fn the_description_is_fit_for_importers() {
         for parameter in parameters {
             let length = chars(&parameter["description"]);
             assert!((1..=700).contains(&length), "{what}: {parameter}");
-            assert_ne!(parameter["in"], "header", "GPTs send no headers: {what}");
         }
         let in_path = parameters.iter().filter(|p| p["in"] == "path").count();
         assert_eq!(in_path, path.matches('{').count(), "{what}");
@@ -239,6 +238,45 @@ fn the_description_is_fit_for_importers() {
             "{place}: {value}"
         );
     });
+}
+
+/// The whole description lists the one header of a route's own, with whether it must be sent; that for assistants,
+/// which send none, lists no header.
+#[test]
+fn the_idempotency_key_is_a_parameter_for_those_who_can_send_it() {
+    let found = |audience| {
+        let text = openapi::document(audience, None, Plans::seed(), &Prices::SEED);
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let mut found = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    if parameter["in"] == "header" {
+                        let schema = &parameter["schema"];
+                        assert_eq!(
+                            (&schema["minLength"], &schema["maxLength"]),
+                            (&json!(1), &json!(255))
+                        );
+                        let name = parameter["name"].as_str().unwrap().to_owned();
+                        found.push((
+                            format!("{method} {path}"),
+                            name,
+                            parameter["required"] == true,
+                        ));
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    };
+    let key = || "Idempotency-Key".to_owned();
+    let expected = [
+        ("post /admin/user/{key}/credits".to_owned(), key(), true),
+        ("post /memory".to_owned(), key(), false),
+    ];
+    assert_eq!(found(Audience::Everybody), expected);
+    assert_eq!(found(Audience::Assistant), []);
 }
 
 /// What changes money, keys or what is stored for good asks first; what reads or adds does not.

@@ -153,6 +153,8 @@ pub(crate) async fn audit(store: &Store, model: &Model) -> Result<(), String> {
         &found,
         &model.accounts.iter().map(|account| account.name).collect(),
     )?;
+    let catalog = crate::offer::of(&store.catalog());
+    same("catalog", &catalog, &crate::offer::file(model.offer))?;
     let time = Timestamp::from_micros(now);
     for account in &model.accounts {
         let id = &account.id;

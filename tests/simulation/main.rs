@@ -22,6 +22,7 @@ mod audit;
 mod calendar;
 mod image;
 mod model;
+mod offer;
 mod operations;
 mod random;
 mod sim;

@@ -13,19 +13,11 @@ use memoryos::domain::scope::{Scope, Scopes};
 use serde_json::{Map, Value};
 
 use crate::calendar::{DAY, Micros, cycle, months_after, text};
+use crate::offer::terms;
 
 pub(crate) const READ: u64 = 1;
 pub(crate) const WRITE: u64 = 2;
 pub(crate) const KEYS_MAX: usize = 100;
-
-/// Credits of a plan in a cycle, and its room for memories.
-pub(crate) fn terms(plan: Plan) -> (u64, u64) {
-    match plan.name() {
-        "Free" => (100, 100),
-        "Pro" => (10_000, 2_000),
-        _ => (100_000, 1_000_000),
-    }
-}
 
 /// Why the service says no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +70,8 @@ pub(crate) struct Numbers {
 /// What an account was granted and spent; small, so that a lost debit is undone by putting it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Money {
+    /// Which offer's plans count now.
+    pub offer: usize,
     pub plan: Plan,
     pub anchor: Micros,
     pub cycle: i64,
@@ -92,7 +86,7 @@ impl Money {
     pub(crate) fn rolled(mut self, now: Micros) -> Self {
         let cycle = cycle(self.anchor, now);
         if cycle > self.cycle {
-            (self.cycle, self.granted, self.used) = (cycle, terms(self.plan).0, 0);
+            (self.cycle, self.granted, self.used) = (cycle, terms(self.offer, self.plan).0, 0);
         }
         self
     }
@@ -188,6 +182,7 @@ impl Key {
 /// What a key has and can give away.
 #[derive(Clone, Debug, PartialEq)]
 struct Rights {
+    offer: usize,
     scopes: Scopes,
     expires: Option<Micros>,
     cap: Option<Plan>,
@@ -197,7 +192,7 @@ struct Rights {
 impl Rights {
     /// The least of both caps on credits.
     fn most(&self) -> u64 {
-        let plan = self.cap.map_or(u64::MAX, |plan| terms(plan).0);
+        let plan = self.cap.map_or(u64::MAX, |plan| terms(self.offer, plan).0);
         plan.min(self.credits.unwrap_or(u64::MAX))
     }
 
@@ -286,6 +281,8 @@ pub(crate) struct Account {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
+    /// Which offer was applied last.
+    pub offer: usize,
     pub accounts: Vec<Account>,
     /// Those that were erased, as they were.
     pub gone: Vec<Gone>,
@@ -297,6 +294,16 @@ pub(crate) struct Gone {
     pub account: Account,
     /// How many rows of its ledger are kept, under a name that nobody knows.
     pub rows: u64,
+}
+
+impl Model {
+    /// Sells what another offer says from now on.
+    pub(crate) fn sell(&mut self, offer: usize) {
+        self.offer = offer;
+        for account in &mut self.accounts {
+            account.money.offer = offer;
+        }
+    }
 }
 
 impl Account {
@@ -358,7 +365,7 @@ impl Account {
     /// What a key can do: what the account can, or, capped, the least of that and its plan's own.
     pub(crate) fn numbers(&self, key: usize, now: Micros) -> Numbers {
         let money = self.money.rolled(now);
-        let (limit, room) = terms(money.plan);
+        let (limit, room) = terms(money.offer, money.plan);
         let held = self.memories.len() as u64;
         let account = Numbers {
             plan: money.plan,
@@ -377,7 +384,7 @@ impl Account {
         let mut numbers = account.clone();
         if let Some(cap) = first.cap {
             numbers.plan = cap.min(money.plan);
-            (numbers.limit, numbers.room) = terms(numbers.plan);
+            (numbers.limit, numbers.room) = terms(money.offer, numbers.plan);
             numbers.held = held;
             numbers.free = numbers.room.saturating_sub(held).min(account.free);
         }
@@ -546,7 +553,7 @@ impl Account {
         let money = &mut self.money;
         let (before, granted) = (money.plan, money.granted as i64);
         let left = money.granted - money.used;
-        let (old, new) = (terms(before).0, terms(plan).0);
+        let (old, new) = (terms(money.offer, before).0, terms(money.offer, plan).0);
         if new > old {
             money.granted = money.used + new.max(left);
         } else if new < old {
@@ -561,6 +568,7 @@ impl Account {
     fn rights_of(&self, key: usize) -> Rights {
         let (own, first) = (&self.keys[key], self.first(key));
         Rights {
+            offer: self.money.offer,
             scopes: own.scopes,
             expires: own.expires,
             cap: first.cap,
@@ -572,6 +580,7 @@ impl Account {
     fn rights(&self, by: Option<usize>, now: Micros) -> Result<Rights, Refused> {
         let Some(by) = by else {
             return Ok(Rights {
+                offer: self.money.offer,
                 scopes: Scopes::ALL,
                 expires: None,
                 cap: None,
@@ -599,6 +608,7 @@ impl Account {
     ) -> Result<Given, Refused> {
         let own = self.rights(maker, now)?;
         let wanted = Rights {
+            offer: own.offer,
             scopes: asked.scopes.unwrap_or(own.scopes),
             expires: asked.expires.flatten().or(own.expires),
             cap: own.cap,
@@ -613,7 +623,8 @@ impl Account {
         }
         let cap = asked.plan.or(own.cap);
         let credits = asked.credits.flatten();
-        let most = terms(cap.map_or(plan, |cap| cap.min(plan))).0;
+        let least = cap.map_or(plan, |cap| cap.min(plan));
+        let most = terms(self.money.offer, least).0;
         // Where the maker's credits are bounded, a key gets the maker's counters, or no credits.
         let pool = maker.filter(|_| own.credits.is_some() && credits != Some(0));
         if pool.is_some() {
@@ -704,6 +715,7 @@ impl Account {
         let managed = self.target(key, now)?.manages();
         let has = self.rights_of(key);
         let gets = Rights {
+            offer: has.offer,
             scopes: asked.scopes.unwrap_or(has.scopes),
             expires: asked.expires.unwrap_or(has.expires),
             credits: asked.credits.unwrap_or(has.credits),
@@ -718,7 +730,7 @@ impl Account {
         let plan = has
             .cap
             .map_or(self.money.plan, |cap| cap.min(self.money.plan));
-        let most = terms(plan).0;
+        let most = terms(self.money.offer, plan).0;
         if asked
             .credits
             .flatten()

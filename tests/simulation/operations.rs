@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::calendar::{DAY, Micros, SECOND};
 use crate::model::{Account, Asked, Model};
+use crate::offer::OFFERS;
 use crate::random::Random;
 
 /// A key by its place in the model: which account, which of its keys.
@@ -151,6 +152,10 @@ pub(crate) enum Op {
         by: Micros,
     },
     Reopen,
+    /// Another offer of plans applied while nothing else uses the store: `memoryos plans --apply`.
+    Sell {
+        offer: usize,
+    },
     Crash {
         lost: bool,
     },
@@ -188,6 +193,7 @@ impl Op {
             Self::Sweep => "sweep",
             Self::Clock { .. } => "clock",
             Self::Reopen => "reopen",
+            Self::Sell { .. } => "plans",
             Self::Crash { .. } => "crash",
         }
     }
@@ -210,6 +216,7 @@ impl Op {
             "suspend",
             "e-mail",
             "erase",
+            "plans",
         ];
         writing.contains(&self.kind())
     }
@@ -225,7 +232,7 @@ impl Op {
 }
 
 /// Kinds and how often they come, as dealt to a seed that has them all.
-const KINDS: [(&str, usize); 29] = [
+const KINDS: [(&str, usize); 30] = [
     ("add", 24),
     ("change", 9),
     ("delete", 7),
@@ -254,6 +261,7 @@ const KINDS: [(&str, usize); 29] = [
     ("twins", 2),
     ("clock", 12),
     ("reopen", 1),
+    ("plans", 1),
     ("crash", 1),
 ];
 
@@ -281,7 +289,7 @@ impl Generator {
             let factor = match kind {
                 "add" | "clock" => random.pick(&[1, 1, 3]),
                 // A run without a crash shows little; many make it slow.
-                "reopen" | "crash" => random.pick(&[0, 1, 2]),
+                "reopen" | "plans" | "crash" => random.pick(&[0, 1, 2]),
                 _ => random.pick(&[0, 1, 1, 4]),
             };
             weights.push((kind, weight * factor));
@@ -439,6 +447,9 @@ impl Generator {
                 by: self.step(model, account, now, random),
             },
             "reopen" => Op::Reopen,
+            "plans" => Op::Sell {
+                offer: random.below(OFFERS),
+            },
             "crash" => Op::Crash {
                 lost: random.chance(50),
             },

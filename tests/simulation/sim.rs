@@ -8,9 +8,10 @@ use memoryos::app::{
 };
 use memoryos::clock::{Clock, ManualClock};
 use memoryos::domain::account::AccountKey;
+use memoryos::domain::event::{Cause, EventKind};
 use memoryos::domain::key::Secret;
 use memoryos::domain::ledger::{Entry, LedgerRow};
-use memoryos::domain::plan::{Operation, Plan, Plans, Prices};
+use memoryos::domain::plan::{Operation, Plan, Prices};
 use memoryos::domain::scope::Scope;
 use memoryos::domain::time::Timestamp;
 use memoryos::store::{OpenError, Options, PageStart, Principal, Store};
@@ -37,6 +38,8 @@ const HISTORY: usize = 20;
 const TORN: usize = 60;
 /// The same of erasures: rare, and of many steps.
 const TORN_ERASURES: usize = 2;
+/// The same of plans that are applied.
+const TORN_PLANS: usize = 2;
 
 /// What a run, or all of them, covered.
 #[derive(Clone, Debug, Default)]
@@ -163,10 +166,18 @@ impl Sim {
             let crashing = self.generator.crashes();
             let odds = match op {
                 Op::Erase { .. } => TORN_ERASURES,
+                Op::Sell { .. } => TORN_PLANS,
                 _ => TORN,
             };
             if crashing && op.writes() && self.random.below(odds) == 0 {
-                self.torn(&op).await?;
+                match op {
+                    Op::Sell { offer } => {
+                        self.note(&format!("{op:?}"));
+                        *self.figures.operations.entry(op.kind()).or_default() += 1;
+                        self.torn_sale(offer).await?;
+                    }
+                    _ => self.torn(&op).await?,
+                }
             } else {
                 self.perform(&op).await?;
             }
@@ -296,7 +307,8 @@ impl Sim {
 
     // ---- the store: opened, closed, crashed
 
-    async fn open(&mut self) -> Result<(), String> {
+    /// Opens the store, as soon as nobody has it, and checks it.
+    async fn open_store(&mut self) -> Result<Store, String> {
         let options = Options {
             cache_bytes: 16 << 20,
             ..Options::default()
@@ -320,10 +332,17 @@ impl Sim {
         if !report.is_sound() {
             return Err(format!("check after open: {report}"));
         }
+        Ok(store)
+    }
+
+    async fn open(&mut self) -> Result<(), String> {
+        let store = self.open_store().await?;
+        let plans = store.catalog().plans;
         let settings = Settings {
-            plans: Plans::seed(),
+            plans,
+            // The model knows no others.
             prices: Prices::SEED,
-            signup_plans: Plans::seed().iter().collect(),
+            signup_plans: plans.iter().collect(),
             admin: AdminAccess::LoopbackDefault,
             body_bytes_max: 65_536,
             public_url: None,
@@ -340,6 +359,67 @@ impl Sim {
         begun.map_err(|error| format!("webhooks do not begin: {error}"))?;
         self.service = Some((app, store));
         Ok(())
+    }
+
+    /// A plan of the seed as it is sold now.
+    fn sold(&self, plan: Plan) -> Plan {
+        self.app().plans().get(plan.name()).unwrap()
+    }
+
+    /// Closes the store, applies an offer as `memoryos plans --apply` does, and opens it again: the offer counts,
+    /// and nothing else is changed.
+    async fn sell(&mut self, offer: usize) -> Step {
+        let before = self.all_rows()?;
+        let store = self.alone().await?;
+        drop(self.apply(store, offer).await?);
+        self.open().await?;
+        audit(self.store(), &self.model).await?;
+        self.rows_are(&before)?;
+        self.totals()
+    }
+
+    /// The same with a crash at a random byte of what applying wrote: the earlier offer counts, or this one.
+    async fn torn_sale(&mut self, offer: usize) -> Step {
+        // Not before: sled's own snapshot of an opening is no part of what an apply writes.
+        let store = self.alone().await?;
+        let image = Image::of(&self.directory());
+        let mut candidates = vec![self.candidate("not at all")];
+        let store = self.apply(store, offer).await?;
+        let after = Image::of(&self.directory());
+        drop(store);
+        let (torn, total, kept) = image.torn(&after, &mut self.random);
+        self.note(&format!("crash: {kept} of {total} bytes of it are kept"));
+        if kept == total {
+            candidates.clear();
+        }
+        candidates.insert(0, self.candidate("whole"));
+        self.figures.torn += 1;
+        self.crash(&torn, candidates).await
+    }
+
+    /// Closes the service. Returns the store, which nobody else uses; reads' debits are on the disk then.
+    async fn alone(&mut self) -> Result<Store, String> {
+        self.service = None;
+        self.unflushed.clear();
+        self.open_store().await
+    }
+
+    /// Applies an offer and notes that, as the command does.
+    async fn apply(&mut self, store: Store, offer: usize) -> Result<Store, String> {
+        let now = Timestamp::from_micros(self.now);
+        let apply = move || {
+            let applied = store.apply(&crate::offer::file(offer));
+            let catalog = applied.map_err(|error| error.to_string())?;
+            let plans = catalog.plans.iter().count() as u64;
+            let kind = EventKind::CatalogApplied { plans };
+            let noted = store.record_event(None, now, Cause::operator(), kind);
+            noted.map(|()| store).map_err(|error| error.to_string())
+        };
+        // Where it may block.
+        let applied = tokio::task::spawn_blocking(apply).await;
+        let store = applied.map_err(|error| error.to_string())??;
+        self.model.sell(offer);
+        Ok(store)
     }
 
     /// Closes the store and opens it again: everything is there, reads' debits too.
@@ -685,6 +765,7 @@ impl Sim {
                 Ok(())
             }
             Op::Reopen => self.reopen().await,
+            Op::Sell { offer } => self.sell(*offer).await,
             Op::Crash { lost } => {
                 if !lost {
                     // Everything is on the disk before this one.

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use serde_json::json;
-use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::openapi::{ObjectBuilder, RefOr, Required, Schema, Type};
 
 use super::super::admin_user::{AdjustedJson, MovedJson, StandingJson, UserWithKeysJson};
 use super::super::error::Code;
@@ -107,11 +107,9 @@ pub(in crate::http) fn adjust() -> Described {
     .writes()
     .refuses(&[
         Code::UserNotFound,
-        Code::InvalidIdempotencyKey,
-        Code::IdempotencyInFlight,
-        Code::IdempotencyKeyReused,
         Code::InsufficientCredits,
     ])
+    .idempotent(Required::True)
     .answers::<AdjustedJson>(
         StatusCode::OK,
         "The credits are given, or taken.",

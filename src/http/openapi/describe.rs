@@ -13,6 +13,10 @@ use crate::domain::plan::Operation;
 use super::super::error::Code;
 use super::{errors, header_ref, schemas};
 
+/// What the header of that name is for.
+const IDEMPOTENCY_KEY: &str = "A name of your own for this request, new for each. The same name with the same body \
+     within 24 hours gets the recorded answer again and does nothing twice.";
+
 /// What is told of a handler beyond its line in the table of routes.
 pub(in crate::http) struct Described {
     /// The group it is shown in.
@@ -36,6 +40,8 @@ pub(in crate::http) struct Described {
     /// The schemas that answers and body refer to.
     pub(super) schemas: Vec<(String, RefOr<Schema>)>,
     name_in_path: Option<(&'static str, &'static str)>,
+    /// Whether it takes an `Idempotency-Key`, and whether it must have one.
+    idempotency_key: Option<Required>,
     query: Vec<(&'static str, Object, &'static str)>,
 }
 
@@ -73,6 +79,7 @@ impl Described {
             refusals: Vec::new(),
             schemas: Vec::new(),
             name_in_path: None,
+            idempotency_key: None,
             query: Vec::new(),
         }
     }
@@ -92,6 +99,16 @@ impl Described {
     ) -> Self {
         self.query.push((name, schema, description));
         self
+    }
+
+    /// Says that an `Idempotency-Key` makes it safe to send again, and whether it must have one.
+    pub(super) fn idempotent(mut self, required: Required) -> Self {
+        self.idempotency_key = Some(required);
+        self.refuses(&[
+            Code::InvalidIdempotencyKey,
+            Code::IdempotencyInFlight,
+            Code::IdempotencyKeyReused,
+        ])
     }
 
     /// Describes a body of the schema that is kept as `name`.
@@ -194,8 +211,8 @@ impl Described {
         self.name_in_path.is_some() || !self.query.is_empty()
     }
 
-    /// Returns the parameters for a path's template.
-    pub(super) fn parameters(&self, path: &str) -> Vec<Parameter> {
+    /// Returns the parameters for a path's template; headers only if they are wanted.
+    pub(super) fn parameters(&self, path: &str, headers: bool) -> Vec<Parameter> {
         let parameter = |name: &str, place, required, schema: Object, description: &str| {
             ParameterBuilder::new()
                 .name(name)
@@ -218,7 +235,16 @@ impl Described {
             let (place, schema) = (ParameterIn::Query, schema.clone());
             parameter(name, place, Required::False, schema, description).build()
         });
-        in_path.into_iter().chain(in_query).collect()
+        let in_header = self.idempotency_key.clone().filter(|_| headers);
+        let in_header = in_header.map(|required| {
+            let (place, schema) = (ParameterIn::Header, schemas::idempotency_key());
+            parameter("Idempotency-Key", place, required, schema, IDEMPOTENCY_KEY).build()
+        });
+        in_path
+            .into_iter()
+            .chain(in_query)
+            .chain(in_header)
+            .collect()
     }
 }
 

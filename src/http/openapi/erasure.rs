@@ -16,7 +16,7 @@ pub(in crate::http) fn account() -> Described {
         "eraseAccount",
         "Erases the account for good: memories, keys, e-mail, everything derived. The ledger keeps \
          amounts under a random id. From then on its keys answer 401. Backups made before keep what \
-         they hold.",
+         they hold. A key that was rotated cannot do it: 403.",
     )
     .takes(
         true,

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use utoipa::openapi::Required;
 
 use super::super::error::Code;
 use super::super::memory::{AddedJson, DeletedJson, PageJson, ReadJson, UpdatedJson};
@@ -59,11 +60,9 @@ pub(in crate::http) fn add() -> Described {
     .harmless()
     .refuses(&[
         Code::InvalidMemory,
-        Code::InvalidIdempotencyKey,
-        Code::IdempotencyInFlight,
-        Code::IdempotencyKeyReused,
         Code::MemoryLimitExceeded,
     ])
+    .idempotent(Required::False)
     .answers_with::<AddedJson>(
         "entry",
         memory_ref(),

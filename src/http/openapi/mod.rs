@@ -99,7 +99,10 @@ pub fn document(
                 .entry(errors::response_name(codes))
                 .or_insert_with(|| errors::response(codes).into());
         }
-        let item = PathItem::new(method, operation(endpoint, described, prices, &errors));
+        let item = PathItem::new(
+            method,
+            operation(endpoint, described, prices, &errors, audience),
+        );
         match paths.paths.get_mut(endpoint.path) {
             Some(path) => path.merge_operations(item),
             None => drop(paths.paths.insert(endpoint.path.to_owned(), item)),
@@ -184,6 +187,7 @@ fn operation(
     described: Described,
     prices: &Prices,
     errors: &BTreeMap<StatusCode, Vec<Code>>,
+    audience: Audience,
 ) -> Operation {
     let consequential = endpoint.method != http::Method::GET && !described.harmless;
     let price = described.operation.map(|operation| prices.of(operation));
@@ -203,7 +207,9 @@ fn operation(
             responses = responses.response(status.as_str(), Ref::from_response_name(name));
         }
     }
-    let parameters = described.parameters(endpoint.path);
+    // A GPT's Actions take no headers of a route's own.
+    let headers = audience == Audience::Everybody;
+    let parameters = described.parameters(endpoint.path, headers);
     let mut operation = OperationBuilder::new()
         .tag(described.tag)
         .operation_id(Some(described.operation_id))

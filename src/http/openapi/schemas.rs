@@ -66,6 +66,16 @@ pub(super) fn text(description: &str) -> ObjectBuilder {
         .description(Some(description))
 }
 
+/// Returns the schema of an `Idempotency-Key`.
+pub(super) fn idempotency_key() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(255))
+        .pattern(Some("^[!-~]+$"))
+        .build()
+}
+
 /// Returns the schema of the reason that an admin gives.
 pub(super) fn reason() -> RefOr<Schema> {
     text("Why, for the audit log.")

@@ -168,6 +168,7 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
     let gone = sign_up(store, None, 4_000, new_key("gone")).await;
     add(store, gone, 1, 1, 10).await;
     let erasure = Erasure {
+        by: None,
         account: gone,
         receipt: "rcpt_1".to_owned(),
         ledger_id: AccountKey([7; 16]),

@@ -1,5 +1,5 @@
-//! The ledger beside the counters, the audit log's chain, and the indexes of keys that end and of accounts
-//! that are not let in.
+//! The ledger beside the counters, the audit log's chain and its index, and the indexes of keys that end and of
+//! accounts that are not let in.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,7 @@ use crate::domain::usage::{KeyNo, Share, Usage};
 
 use super::super::StoreError;
 use super::super::codec::decode;
+use super::super::locks::lock;
 use super::super::schema::{AccountRecord, AuditRow, Standing, op_key, part};
 use super::count::OwnKey;
 use super::{Check, damage, exact, record_name};
@@ -257,8 +258,8 @@ impl Check<'_> {
         empty(value)
     }
 
-    /// Walks the audit log: its numbers, its chain, and the end that the store knows. Rows are only ever
-    /// added, by one at a time: no lock is needed.
+    /// Walks the audit log: its numbers, its chain, the end that the store knows, and that the index by account has
+    /// each row. Rows are only ever added, by one at a time: no lock is needed.
     pub(super) fn audit(&mut self) -> Result<(), StoreError> {
         let AuditHead {
             no: last,
@@ -284,6 +285,12 @@ impl Check<'_> {
                 } else if row.entry.hash_after(&before) != row.entry.hash {
                     check.problem("audit", &name, "the chain is broken here");
                 }
+                if let Some(account) = row.entry.account
+                    && !check.is_indexed(account, no)?
+                {
+                    let what = "audit_accounts does not have it: its account's rows lack it";
+                    check.problem("audit", &name, what);
+                }
                 Ok(())
             })?;
             if no == last && hash != head {
@@ -302,6 +309,36 @@ impl Check<'_> {
             self.confirmed()?;
         }
         Ok(())
+    }
+}
+
+impl Check<'_> {
+    /// Says whether the index has a row of an account.
+    fn is_indexed(&self, account: AccountKey, no: u64) -> Result<bool, StoreError> {
+        let index = &self.inner.trees.audit_accounts;
+        let key = op_key(account, no);
+        if index.contains_key(key)? {
+            return Ok(true);
+        }
+        // A row that was just appended gets its entry before anybody else appends.
+        let _appending = lock(&self.inner.audit);
+        Ok(index.contains_key(key)?)
+    }
+
+    /// Checks that an entry of the audit log's index leads to a row of its account.
+    pub(super) fn audit_entry(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
+        let key: [u8; 24] = exact(key)?;
+        empty(value)?;
+        let (account, no) = (part(&key, 0).map(AccountKey), part::<8>(&key, 16));
+        let row = self.inner.trees.audit.get(no.unwrap_or_default())?;
+        match row.map(|row| decode::<AuditRow>(&row)) {
+            None => Err(damage("its row is not in the audit log")),
+            Some(Ok(row)) if row.entry.account != account => {
+                Err(damage("its row is of another account, or of none"))
+            }
+            // One that cannot be read is named in `audit`.
+            Some(_) => Ok(()),
+        }
     }
 }
 

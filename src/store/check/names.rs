@@ -24,7 +24,7 @@ pub(in crate::store) fn record_name(tree: &str, key: &[u8]) -> String {
         "replays" => answer_name(key),
         "replay_times" | "key_expiries" => hex(key),
         "audit" => numbered("row", key, 0),
-        "ledger" => format!(
+        "ledger" | "audit_accounts" => format!(
             "{} {}",
             account_name(key.get(..16).unwrap_or(key)),
             numbered("row", key, 16)

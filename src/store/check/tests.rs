@@ -166,6 +166,7 @@ async fn what_the_operations_leave_is_sound() {
         &trees.key_expiries,
         &trees.barred,
         &trees.audit,
+        &trees.audit_accounts,
     ] {
         assert!(!tree.is_empty());
     }
@@ -829,7 +830,7 @@ async fn a_damaged_record_is_named_in_every_tree() {
         .next()
         .unwrap()
         .unwrap();
-    let all: [(&str, &sled::Tree); 15] = [
+    let all: [(&str, &sled::Tree); 16] = [
         ("users", &trees.users),
         ("names", &trees.names),
         ("keys", &trees.keys),
@@ -843,6 +844,7 @@ async fn a_damaged_record_is_named_in_every_tree() {
         ("stats_journal", &trees.stats_journal),
         ("ledger", &trees.ledger),
         ("audit", &trees.audit),
+        ("audit_accounts", &trees.audit_accounts),
         ("barred", &trees.barred),
         ("key_expiries", &trees.key_expiries),
     ];
@@ -1096,12 +1098,33 @@ async fn the_audit_log_and_the_indexes_are_checked() {
         ]
     );
     let gone = fixture.damaged(&trees.audit, &key(2), None);
-    assert_eq!(gone, ["audit row 3: the rows before it are gone"]);
+    let bo = fixture.bo.anonymous_id();
+    let not_there = "its row is not in the audit log";
+    assert_eq!(
+        gone,
+        [
+            "audit row 3: the rows before it are gone".to_owned(),
+            format!("audit_accounts {bo} row 2: {not_there}")
+        ]
+    );
     let cut = fixture.damaged(&trees.audit, &key(7), None);
     assert_eq!(
         cut,
-        ["audit the end: the log ends with row 6, row 7 was written"]
+        [
+            "audit the end: the log ends with row 6, row 7 was written".to_owned(),
+            format!("audit_accounts {al} row 7: {not_there}")
+        ]
     );
+    let entry = |account, no| op_key(account, no);
+    let index = &trees.audit_accounts;
+    let lacks = fixture.damaged(index, &entry(fixture.bo, 1), None);
+    let what = "audit_accounts does not have it: its account's rows lack it";
+    assert_eq!(lacks, [format!("audit row 1: {what}")]);
+    let to_none = fixture.damaged(index, &entry(fixture.bo, 8), Some(vec![]));
+    assert_eq!(to_none, [format!("audit_accounts {bo} row 8: {not_there}")]);
+    let to_others = fixture.damaged(index, &entry(fixture.al, 1), Some(vec![]));
+    let what = "its row is of another account, or of none";
+    assert_eq!(to_others, [format!("audit_accounts {al} row 1: {what}")]);
     let (first, first_id) = &fixture.keys[0];
     let found = fixture.with_key(*first, |key| key.expires_at = Some(NOW));
     let what = "it ends, but is not in key_expiries: it would stay in its account's list";
@@ -1109,7 +1132,6 @@ async fn the_audit_log_and_the_indexes_are_checked() {
     let let_in = fixture.damaged(&trees.barred, &fixture.al.0, None);
     let what = "it is suspended, but not in barred: its keys are let in";
     assert_eq!(let_in, [format!("users {al}: {what}")]);
-    let bo = fixture.bo.anonymous_id();
     let kept_out = fixture.damaged(&trees.barred, &fixture.bo.0, Some(vec![]));
     assert_eq!(
         kept_out,

@@ -14,7 +14,9 @@ use crate::store::codec::versioned;
 use crate::store::testing::{
     NOW, add, add_text, change, close, copy_directory, memory, new_key, sign_up,
 };
-use crate::store::{AddMemory, KeyState, NewKey, Options, ResidueText, compact, find_residue};
+use crate::store::{
+    AddMemory, KeyState, NewKey, Options, ResidueText, Successor, compact, find_residue,
+};
 
 const EMAIL: &str = "bo@example.com";
 const TEXT: &str = "what only Bo knows";
@@ -85,6 +87,7 @@ async fn fill(store: &Store) -> (AccountKey, AccountKey) {
 
 fn erasure(account: AccountKey) -> Erasure {
     Erasure {
+        by: None,
         account,
         receipt: "rcpt_1".to_owned(),
         ledger_id: LEDGER_ID,
@@ -219,6 +222,38 @@ fn is_gone(store: &Store, account: AccountKey, before: &[LedgerRow], other: &Rec
         .unwrap();
     assert!(state.is_none(), "{state:?}");
     is_sound(store);
+}
+
+/// Shows that a key which was rotated since it was let in erases nothing, and that its successor does.
+#[tokio::test]
+async fn a_rotated_key_erases_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (account, _) = fill(&store).await;
+    let first = store.keys(account, NOW).unwrap().remove(0).id;
+    let successor = Successor {
+        hash: Secret::new("successor").hash(),
+        id: KeyId::generate().unwrap(),
+        masked: "succ...ssor".to_owned(),
+        grace_seconds: 60,
+    };
+    store
+        .rotate_key(account, &first, successor, None, NOW, Cause::service())
+        .await
+        .unwrap();
+    let before = records(&store);
+    let by = |no: KeyNo| Erasure {
+        by: Some(no),
+        ..erasure(account)
+    };
+    let refused = store.erase_account(by(1)).await;
+    assert!(matches!(
+        refused,
+        Err(OpError::Refused(EraseRefusal::Rotated))
+    ));
+    assert_eq!(records(&store), before);
+    store.erase_account(by(4)).await.unwrap();
+    assert!(store.account(account, NOW).unwrap().is_none());
 }
 
 /// Shows that an account goes whole and another stays byte for byte; what is counted; that the address can sign up

@@ -573,6 +573,7 @@ async fn a_move_to_another_email_is_there_whole_or_not_at_all() {
             let old = crash.store().account_id(account).unwrap();
             let trees = crash.trees();
             let (users, audit) = (all(&trees.users), all(&trees.audit));
+            let index = all(&trees.audit_accounts);
             let changed = crash.store().rename(account, NEW, NOW, for_reason()).await;
             assert!(changed.unwrap());
             let intent = KeyIntent::Rename {
@@ -592,6 +593,7 @@ async fn a_move_to_another_email_is_there_whole_or_not_at_all() {
             if steps < 3 {
                 restore(&trees.users, &users);
                 restore(&trees.audit, &audit);
+                restore(&trees.audit_accounts, &index);
             }
             if steps < 2 {
                 trees.names.remove(NEW).unwrap();
@@ -667,6 +669,7 @@ async fn a_suspension_is_there_whole_or_not_at_all() {
             }
             let trees = crash.trees();
             let (users, audit) = (all(&trees.users), all(&trees.audit));
+            let index = all(&trees.audit_accounts);
             let barred = all(&trees.barred);
             let later = NOW.plus_seconds(60);
             let changed = crash
@@ -682,6 +685,7 @@ async fn a_suspension_is_there_whole_or_not_at_all() {
             if steps < 2 {
                 restore(&trees.users, &users);
                 restore(&trees.audit, &audit);
+                restore(&trees.audit_accounts, &index);
             }
             drop(trees);
             assert_eq!(crash.reopen(), 1);

@@ -15,7 +15,7 @@ use crate::store::{OpenError, Options};
 type Wrong = fn(&mut Usage);
 type Records = Vec<(&'static str, sled::IVec, sled::IVec)>;
 
-fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 18] {
+fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 19] {
     [
         ("users", &trees.users),
         ("names", &trees.names),
@@ -32,6 +32,7 @@ fn trees_of(trees: &Trees) -> [(&'static str, &sled::Tree); 18] {
         ("key_intents", &trees.key_intents),
         ("ledger", &trees.ledger),
         ("audit", &trees.audit),
+        ("audit_accounts", &trees.audit_accounts),
         ("barred", &trees.barred),
         ("key_expiries", &trees.key_expiries),
         ("outbox", &trees.outbox),
@@ -744,5 +745,44 @@ async fn indexes_of_ends_and_of_suspended_accounts_are_derived() {
         change(&trees.keys, &hash.0, |key: &mut KeyRecord| {
             key.expires_at = Some(NOW.plus_seconds(1));
         });
+    });
+}
+
+/// Shows that the audit log's index by account is made anew from its rows, entry by entry.
+#[tokio::test]
+async fn the_index_of_the_audit_log_is_derived() {
+    let fixture = Fixture::make().await;
+    let (bo, al) = (fixture.bo, fixture.al);
+    let entry = |account: AccountKey, no: u64| op_key(account, no);
+    let again = ["audit row 1: audit_accounts has it again".to_owned()];
+    mends(&fixture, Mended::AsBefore, &again, |trees| {
+        trees.audit_accounts.remove(entry(bo, 1)).unwrap();
+    });
+    let all: Vec<String> = (1..=7)
+        .map(|no| format!("audit row {no}: audit_accounts has it again"))
+        .collect();
+    mends(&fixture, Mended::AsBefore, &all, |trees| {
+        trees.audit_accounts.clear().unwrap();
+    });
+    for (account, no) in [(bo, 8), (al, 1)] {
+        let id = account.anonymous_id();
+        let what = "removed: it leads to no row of its account";
+        let gone = [format!("audit_accounts {id} row {no}: {what}")];
+        mends(&fixture, Mended::AsBefore, &gone, |trees| {
+            trees
+                .audit_accounts
+                .insert(entry(account, no), &[])
+                .unwrap();
+        });
+    }
+    let gone = ["audit_accounts 01 01: removed: it leads to no row of its account".to_owned()];
+    mends(&fixture, Mended::AsBefore, &gone, |trees| {
+        trees.audit_accounts.insert([1], vec![]).unwrap();
+    });
+    let id = bo.anonymous_id();
+    let what = "its value is the empty one again";
+    let empty = [format!("audit_accounts {id} row 1: {what}")];
+    mends(&fixture, Mended::AsBefore, &empty, |trees| {
+        trees.audit_accounts.insert(entry(bo, 1), vec![1]).unwrap();
     });
 }

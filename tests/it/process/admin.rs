@@ -229,10 +229,12 @@ fn what_an_operator_does_is_audited() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let server = Process::start(&data, &[], &[]);
-    sign_up(&server, "bo@example.com");
+    let (_, key) = sign_up(&server, "bo@example.com");
+    let (_, other) = sign_up(&server, "cy@example.com");
     server.stop();
     let bo = "bo@example.com";
-    let done_so: [(&[&str], &str); 6] = [
+    let (key, other) = (key.as_str(), other.as_str());
+    let done_so: [(&[&str], &str); 10] = [
         (&["plan", bo, "Pro"], "plan.changed"),
         (&["credits", bo, "5"], "credits.adjusted"),
         (&["suspend", bo], "account.suspended"),
@@ -241,6 +243,19 @@ fn what_an_operator_does_is_audited() {
         (
             &["key", "new", "--account", "al@example.com"],
             "key.created",
+        ),
+        (
+            &["key", "change", key, "--scopes", "memory:read,keys"],
+            "key.changed",
+        ),
+        (
+            &["key", "rotate", other, "--grace-seconds", "0"],
+            "key.rotated",
+        ),
+        (&["sync"], "memoryos admin sync"),
+        (
+            &["erase", "al@example.com", "--confirm", "AL@example.com"],
+            "account.erased",
         ),
     ];
     for (n, (args, _)) in done_so.iter().enumerate() {
@@ -256,11 +271,18 @@ fn what_an_operator_does_is_audited() {
         .map(|row| String::from_utf8_lossy(&row.unwrap()).into_owned())
         .filter(|row| row.contains("operator"))
         .collect();
-    assert_eq!(rows.len(), done_so.len(), "{rows:?}");
-    for (n, (row, (_, action))) in rows.iter().zip(done_so).enumerate() {
-        assert!(row.contains(action), "{action}: {row:?}");
-        assert!(row.contains(&format!("ticket {n}")), "{action}: {row:?}");
-        assert!(!row.contains("example.com"), "{row:?}");
+    // The rotation at once made a key and revoked one besides.
+    assert_eq!(rows.len(), done_so.len() + 2, "{rows:?}");
+    for (n, (_, action)) in done_so.iter().enumerate() {
+        let reason = format!("ticket {n}");
+        let mut of = rows.iter().filter(|row| row.contains(&reason));
+        assert!(of.any(|row| row.contains(action)), "{action}: {rows:?}");
+    }
+    for row in &rows {
+        assert!(
+            row.contains("ticket ") && !row.contains("example.com"),
+            "{row:?}"
+        );
     }
 }
 
@@ -368,6 +390,315 @@ fn adjustments_survive_kills_exactly_once() {
     assert_eq!(code, 0, "{out}");
 }
 
+/// Signs up and adds a memory. Returns the account's key and its id.
+fn with_a_memory(server: &Process, email: &str) -> (String, String) {
+    let (key, id) = sign_up(server, email);
+    let body = super::memory("kept");
+    let added = server
+        .client()
+        .with_key(&key, "POST", "/memory", Some(&body));
+    added.expect(201);
+    (key, id)
+}
+
+/// Shows that an account, its statement and its history are shown as the admin's routes show them, and what there
+/// is none of.
+#[test]
+fn an_operator_sees_what_an_admin_sees() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(&data, &[], &[("ADMIN_KEY", ADMIN)]);
+    let (_, id) = with_a_memory(&server, "bo@example.com");
+    let mut client = server.client();
+    let user = "/admin/user/bo@example.com";
+    let asked = json!({"amount": -8, "reason": "given twice"}).to_string();
+    let headers = [("X-ADMIN-KEY", ADMIN), ("Idempotency-Key", "k")];
+    let path = format!("{user}/credits");
+    client
+        .call("POST", &path, &headers, Some(&asked))
+        .expect(200);
+    let mut ask = |path: &str| client.as_admin("GET", &format!("{user}{path}"), None);
+    let shown = ask("").expect(200).body["user"].clone();
+    let stated = ask("/statement").expect(200).body;
+    let tables = ["day", "key", "operation"].map(|by| {
+        let path = format!("/history?format=csv&by={by}");
+        (by, ask(&path).expect(200).text)
+    });
+    server.stop();
+    let bo = "bo@example.com";
+    // A name and a value a line; those that a route has too are the same.
+    let same = |text: &str, route: &Value, names: &[&str]| {
+        let lines: Vec<_> = text.lines().filter_map(|l| l.split_once('\t')).collect();
+        for name in names {
+            let (_, value) = lines.iter().find(|(n, _)| n == name).unwrap();
+            let plain = route[name].as_str().map(str::to_owned);
+            assert_eq!(*value, plain.unwrap_or_else(|| route[name].to_string()));
+        }
+        lines.len()
+    };
+    let text = done(&data, &["show", bo]);
+    let names = [
+        "account_id",
+        "email",
+        "plan",
+        "status",
+        "created_at",
+        "last_activity",
+        "credits_remaining",
+        "credits_used_this_cycle",
+        "total_credits_used",
+        "reset_date",
+        "memory_count",
+        "memory_limit",
+    ];
+    assert_eq!(same(&text, &shown, &names), names.len() + 3, "{text}");
+    assert!(
+        text.contains("credits_remaining\t90\n") && text.contains("\nactive_keys\t1\n"),
+        "{text}"
+    );
+    let text = done(&data, &["statement", bo, "--cycle", "0"]);
+    assert_eq!(done(&data, &["statement", bo]), text);
+    let names = [
+        "account_id",
+        "cycle",
+        "start",
+        "end",
+        "is_current",
+        "opening",
+        "granted",
+        "bonus",
+        "adjusted",
+        "plan_changes",
+        "spent",
+        "refunded",
+        "closing",
+        "lapsed",
+    ];
+    assert_eq!(same(&text, &stated, &names), names.len(), "{text}");
+    assert!(
+        text.contains("adjusted\t-8\n") && text.contains("closing\t90\n"),
+        "{text}"
+    );
+    for (by, table) in &tables {
+        let text = done(&data, &["history", bo, "--by", by, "--csv"]);
+        assert_eq!(text, *table, "{by}");
+    }
+    assert_eq!(
+        done(&data, &["history", bo, "--by", "key"]),
+        format!(
+            "-\t\t100\t0\t0\t-8\t2\n{id}\tInitial account creation\t0\t2\t0\t0\t1\ntotal\t\t100\t2\t0\t-8\t3\n"
+        )
+    );
+    let none = ["history", bo, "--from", "2020-01-01", "--to", "2020-02-01"];
+    assert_eq!(done(&data, &none), "total\t0\t0\t0\t0\t0\n");
+    for command in ["show", "statement", "history"] {
+        refused(&data, &[command, "al@example.com"], 1, "User not found");
+    }
+    let wrong: [(&[&str], &str); 6] = [
+        (&["statement", bo, "--cycle", "1"], "--cycle: the current"),
+        (&["statement", bo, "--cycle", "x"], "--cycle"),
+        (&["history", bo, "--by", "week"], "--by"),
+        (&["history", bo, "--from", "yesterday"], "--from must be"),
+        (&["history", bo, "--to", "2020-01-01"], "--to must not be"),
+        (&["history", bo, "--from", "2020-01-01"], "400 days"),
+    ];
+    for (args, words) in wrong {
+        refused(&data, args, 2, words);
+    }
+}
+
+/// Shows that a key gets a successor, printed alone, on its counters; and what is refused: a key that has ended, and
+/// what would leave an account without a key that manages keys.
+#[test]
+fn an_operator_rotates_and_changes_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(&data, &[], &[]);
+    let (old, id) = with_a_memory(&server, "bo@example.com");
+    server.stop();
+    let why = ["--reason", "leaked"];
+    let with = |args: &[&str]| admin(&data, &[args, &why].concat());
+    let (code, secret, beside) = with(&["key", "rotate", &id, "--grace-seconds", "0"]);
+    assert_eq!(code, 0, "{beside}");
+    let secret = secret.strip_suffix('\n').unwrap().to_owned();
+    assert!(
+        secret.len() == 32 && secret.bytes().all(|b| b.is_ascii_alphanumeric()),
+        "{secret}"
+    );
+    let new = beside.split(' ').next().unwrap().to_owned();
+    assert_eq!(
+        beside,
+        format!("{new} of bo@example.com; it cannot be shown again\n{id} is revoked\n")
+    );
+    // The successor spends what its line has left.
+    let server = Process::start(&data, &[], &[]);
+    let (status, refusal) = credits(&server, &old);
+    assert_eq!((status, &refusal["code"]), (401, &json!("key_revoked")));
+    let (status, shown) = credits(&server, &secret);
+    let shown = ["key_id", "credits_remaining"].map(|name| shown[name].clone());
+    assert_eq!((status, shown), (200, [json!(new), json!(98)]));
+    server.stop();
+    refused(&data, &["key", "rotate", &id, why[0], why[1]], 1, "rotated");
+    // An account keeps a key that manages keys and does not end, also from an operator.
+    for bound in [
+        ["--scopes", "memory:read"],
+        ["--expires-at", "2100-01-01T00:00:00Z"],
+    ] {
+        let args = [&["key", "change", &new][..], &bound, &why].concat();
+        refused(&data, &args, 1, "Last managing key");
+    }
+    let (code, out, _) = run(&["check", "--data-dir", data.to_str().unwrap()], &[]);
+    assert_eq!(code, 0, "{out}");
+}
+
+/// Shows that a key is made with bounds and changed, what it may do then, and what wrong arguments end with.
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of wrong arguments")]
+fn an_operator_bounds_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(&data, &[], &[]);
+    let (secret, _) = sign_up(&server, "bo@example.com");
+    server.stop();
+    let why = ["--reason", "leaked"];
+    let with = |args: &[&str]| admin(&data, &[args, &why].concat());
+    let (code, made, beside) = with(&[
+        "key",
+        "new",
+        "--account",
+        "bo@example.com",
+        "--scopes",
+        "memory:read,memory:write",
+        "--expires-at",
+        "2100-01-01T00:00:00Z",
+        "--credits-per-cycle",
+        "7",
+        "--plan",
+        "Free",
+    ]);
+    assert_eq!(code, 0, "{beside}");
+    let other = beside.split(' ').next().unwrap();
+    let changed = |args: &[&str]| {
+        let all = [&["key", "change", other][..], args, &why].concat();
+        done(&data, &all)
+    };
+    assert_eq!(
+        changed(&["--description", "a\tb"]),
+        format!(
+            "{other}\tscopes memory:read,memory:write\texpires_at 2100-01-01T00:00:00.000000+00:00\t\
+             credits_per_cycle 7\ta b\n"
+        )
+    );
+    let args = [
+        "--scopes",
+        "account",
+        "--expires-at",
+        "never",
+        "--credits-per-cycle",
+        "none",
+    ];
+    assert_eq!(
+        changed(&args),
+        format!("{other}\tscopes account\texpires_at never\tcredits_per_cycle none\ta b\n")
+    );
+    let (code, _, beside) = with(&["key", "rotate", other]);
+    assert!(code == 0 && beside.contains("works until 20"), "{beside}");
+    let server = Process::start(&data, &[], &[]);
+    let answer = server
+        .client()
+        .with_key(made.trim_end(), "GET", "/memory", None);
+    assert_eq!((answer.status, answer.code()), (403, "insufficient_scope"));
+    server.stop();
+    let nobody = "key_aaaaaaaaaaaa";
+    let wrong: [(&[&str], i32, &str); 10] = [
+        (&["rotate", nobody], 1, "API key not found"),
+        (
+            &["change", nobody, "--description", "x"],
+            1,
+            "API key not found",
+        ),
+        (&["rotate", &secret], 2, "KEY_ID"),
+        (
+            &["rotate", nobody, "--grace-seconds", "604801"],
+            2,
+            "--grace-seconds",
+        ),
+        (&["change", nobody], 2, "nothing to change"),
+        (&["change", nobody, "--scopes", "all"], 2, "--scopes"),
+        (
+            &["change", nobody, "--scopes", "keys,keys"],
+            2,
+            "listed twice",
+        ),
+        (
+            &["change", nobody, "--expires-at", "2020-01-01T00:00:00Z"],
+            2,
+            "in the future",
+        ),
+        (
+            &["change", nobody, "--credits-per-cycle", "some"],
+            2,
+            "--credits-per-cycle",
+        ),
+        (
+            &["new", "--account", "bo@example.com", "--plan", "Gold"],
+            2,
+            "Gold",
+        ),
+    ];
+    for (args, code, words) in wrong {
+        let all = [&["key"], args, &why].concat();
+        refused(&data, &all, code, words);
+    }
+    refused(&data, &["key", "rotate", nobody], 2, "--reason");
+    refused(
+        &data,
+        &["key", "change", nobody, "--description", "x"],
+        2,
+        "--reason",
+    );
+    let (code, out, _) = run(&["check", "--data-dir", data.to_str().unwrap()], &[]);
+    assert_eq!(code, 0, "{out}");
+}
+
+/// Shows that an account is erased only if its id is said twice, and is gone then; and that counts are made anew.
+#[test]
+fn an_operator_erases_an_account() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Process::start(&data, &[], &[]);
+    let (key, _) = with_a_memory(&server, "bo@example.com");
+    sign_up(&server, "al@example.com");
+    server.stop();
+    let (bo, al) = ("bo@example.com", "al@example.com");
+    let why = ["--reason", "ticket 4711"];
+    let erase = |confirm: &[&'static str]| [&["erase", bo], confirm, &why].concat();
+    refused(&data, &erase(&["--confirm", al]), 2, "--confirm");
+    refused(&data, &erase(&[]), 2, "--confirm");
+    refused(&data, &["erase", bo, "--confirm", bo], 2, "--reason");
+    let nobody = ["erase", "cy@example.com", "--confirm", "cy@example.com"];
+    refused(&data, &[&nobody[..], &why].concat(), 1, "User not found");
+    assert_eq!(done(&data, &["users"]).lines().count(), 2);
+    let said = done(&data, &erase(&["--confirm", bo]));
+    assert!(
+        said.starts_with("rcpt_")
+            && said.contains(
+                ": 1 memories, 1 keys, 0 recorded answers; 2 rows of the ledger are kept"
+            ),
+        "{said}"
+    );
+    refused(&data, &erase(&["--confirm", bo]), 1, "User not found");
+    assert_eq!(
+        done(&data, &["users"]),
+        "al@example.com\tFree\tactive\t100\t0\t1\n"
+    );
+    assert_eq!(done(&data, &["sync"]), "1 accounts counted, 0 corrected\n");
+    let server = Process::start(&data, &[], &[]);
+    let (status, refusal) = credits(&server, &key);
+    assert_eq!((status, &refusal["code"]), (401, &json!("invalid_key")));
+    server.stop();
+}
+
 /// Shows what each argument that is wrong ends with, and that nothing came of it.
 #[test]
 fn a_wrong_argument_ends_with_2_and_is_named() {
@@ -425,6 +756,11 @@ fn a_directory_without_data_stays_without() {
     }
     for command in [
         "users",
+        "show",
+        "statement",
+        "history",
+        "erase",
+        "sync",
         "keys",
         "key",
         "plan",

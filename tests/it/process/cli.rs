@@ -1,14 +1,15 @@
 //! The command line: help, wrong settings, data directories that are not ours, signals, slow clients.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{ADMIN, PATIENCE, Process, memory, read_answer, run};
+use super::{ADMIN, PATIENCE, Process, memory, memoryos, read_answer, run};
 
 /// Every file below a directory with its bytes.
 fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
@@ -613,4 +614,94 @@ fn a_check_of_an_empty_directory_makes_nothing() {
         }
         assert!(contents(folder.path()) == before, "a file was made");
     }
+}
+
+/// Shows that an answer that cannot be written ends each command with 1 and says so, after it has done what it was
+/// asked; that a reader who has seen enough ends none; and that a key that nobody got is an error in any case.
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let data = at("data");
+    let server = Process::start(Path::new(&data), &[], &[]);
+    server.client().sign_up("bo@example.com", "Free");
+    server.stop();
+    let (users, memories) = (at("users.json"), at("memory.json"));
+    std::fs::write(&users, "{}").unwrap();
+    std::fs::write(&memories, "[]").unwrap();
+    let (bo, why) = ("bo@example.com", "--reason=why");
+    let end = |stdout: Stdio, args: &[&str]| {
+        let mut command = memoryos(args, &[("DATA_DIR", &data), ("RUST_LOG", "off")]);
+        let output = command.stdout(stdout).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for (n, name) in ["full", "closed"].into_iter().enumerate() {
+        let stdout = || match name {
+            "full" => Stdio::from(File::options().write(true).open("/dev/full").unwrap()),
+            _ => Stdio::from(std::io::pipe().unwrap().1),
+        };
+        let (backup, restored, imported) = (
+            at(&format!("{n}.backup")),
+            at(&format!("restored{n}")),
+            at(&format!("imported{n}")),
+        );
+        let commands: [&[&str]; 22] = [
+            &["--help"],
+            &["--version"],
+            &["admin", "key", "new", "--help"],
+            &["plans"],
+            &["check"],
+            &["check", "--repair"],
+            &["check", "--residue", "nowhere at all"],
+            &["audit", "verify"],
+            &["audit", "export"],
+            &["backup", &backup],
+            &["restore", &backup, "--data-dir", &restored],
+            &[
+                "import",
+                "--users",
+                &users,
+                "--memories",
+                &memories,
+                "--data-dir",
+                &imported,
+            ],
+            &["compact"],
+            &["admin", "users"],
+            &["admin", "show", bo],
+            &["admin", "keys", bo],
+            &["admin", "statement", bo],
+            &["admin", "history", bo],
+            &["admin", "history", bo, "--csv"],
+            &["admin", "credits", bo, "1", why],
+            &["admin", "suspend", bo, why],
+            &["admin", "sync"],
+        ];
+        let words =
+            "memoryos: cannot write to standard output: No space left on device (os error 28)\n";
+        let expected = match name {
+            "full" => (Some(1), words.to_owned()),
+            _ => (Some(0), String::new()),
+        };
+        for args in commands {
+            assert_eq!(end(stdout(), args), expected, "{name}: {args:?}");
+        }
+        // They were done all the same.
+        assert!(Path::new(&restored).join("FORMAT").is_file());
+        let (code, errors) = end(stdout(), &["admin", "key", "new", "--account", bo]);
+        assert!(
+            code == Some(1) && errors.contains("nobody has it"),
+            "{name}: {errors}"
+        );
+    }
+    let (_, left, _) = run(&["admin", "users", "--data-dir", &data], &[]);
+    assert_eq!(left, "bo@example.com\tFree\tsuspended\t102\t0\t3\n");
+    // What is wrong cannot be said either.
+    let mut command = memoryos(&["admin", "show", "nobody", "--data-dir", &data], &[]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let status = command.stderr(Stdio::from(full)).status().unwrap();
+    assert_eq!(status.code(), Some(1));
 }

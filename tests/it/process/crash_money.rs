@@ -24,6 +24,14 @@ const GRANTED: u64 = 100_000;
 const PRICE: u64 = 2;
 /// Active keys from which on a client makes no more.
 const KEYS: usize = 20;
+/// Sets of scopes that keys are given.
+const SCOPES: [&[&str]; 4] = [
+    &ALL_SCOPES,
+    &["memory:read", "memory:write", "keys"],
+    &["memory:write", "account"],
+    &["keys"],
+];
+const ALL_SCOPES: [&str; 4] = ["memory:read", "memory:write", "keys", "account"];
 /// The grace of a rotation that has one: longer than a run.
 const GRACE: u64 = 86_400;
 const ENV: &[(&str, &str)] = &[("ADMIN_KEY", ADMIN)];
@@ -42,11 +50,38 @@ struct Key {
     /// Nobody was told it if the answer never came.
     secret: Option<String>,
     description: String,
+    /// What it was given; once it has a successor, all of it but `keys` counts.
+    scopes: Vec<&'static str>,
     successor: Option<String>,
     ends: Option<String>,
     active: bool,
     /// Whether it was tried since it ended.
     tried: bool,
+}
+
+impl Key {
+    fn scopes_now(&self) -> Vec<&'static str> {
+        let lost = |scope: &&str| self.successor.is_some() && *scope == "keys";
+        let scopes = self.scopes.iter().copied();
+        scopes.filter(|scope| !lost(scope)).collect()
+    }
+
+    fn may(&self, scope: &str) -> bool {
+        self.scopes_now().contains(&scope)
+    }
+
+    /// Whether it manages keys and goes on doing so: an account keeps one that does.
+    fn manages(&self) -> bool {
+        self.active && self.may("keys") && self.ends.is_none()
+    }
+}
+
+/// When a key ends, as a request says it.
+#[derive(Debug, Clone, PartialEq)]
+enum Ends {
+    AsBefore,
+    Never,
+    At(String),
 }
 
 /// What a request changes of an account.
@@ -64,6 +99,13 @@ enum Op {
         key: String,
         description: Option<String>,
         cap: Option<u64>,
+        by_itself: bool,
+    },
+    /// What a key may do, and when it ends.
+    Bound {
+        key: String,
+        scopes: Option<Vec<&'static str>>,
+        ends: Ends,
         by_itself: bool,
     },
     Mint {
@@ -145,6 +187,7 @@ impl Book {
                 .as_str()
                 .unwrap()
                 .to_owned(),
+            scopes: ALL_SCOPES.to_vec(),
             successor: None,
             ends: None,
             active: true,
@@ -167,6 +210,7 @@ impl Book {
             let shown = json!({
                 "description": key.description, "cap": share.cap, "rotated_to": key.successor,
                 "expires_at": key.ends, "active": key.active, "used": share.used, "held": share.held,
+                "scopes": key.scopes_now(),
             });
             (id.clone(), shown)
         });
@@ -217,11 +261,25 @@ impl Book {
                     self.lineages[key.lineage].cap = *cap;
                 }
             }
+            Op::Bound {
+                key, scopes, ends, ..
+            } => {
+                let key = self.keys.get_mut(key).unwrap();
+                if let Some(scopes) = scopes {
+                    key.scopes.clone_from(scopes);
+                }
+                match ends {
+                    Ends::AsBefore => {}
+                    Ends::Never => key.ends = None,
+                    Ends::At(end) => key.ends = Some(end.clone()),
+                }
+            }
             Op::Mint { description } => {
                 let key = Key {
                     lineage: self.lineages.len(),
                     secret: made.secret.clone(),
                     description: description.clone(),
+                    scopes: ALL_SCOPES.to_vec(),
                     successor: None,
                     ends: None,
                     active: true,
@@ -312,7 +370,7 @@ fn observe(client: &mut Client, target: &str) -> Value {
         let shown = json!({
             "description": key["description"], "cap": key["credits_per_cycle"],
             "rotated_to": key["rotated_to"], "expires_at": key["expires_at"],
-            "active": key["status"] == "active", "used": key["credits_used_this_cycle"],
+            "scopes": key["scopes"], "active": key["status"] == "active", "used": key["credits_used_this_cycle"],
             "held": key["memory_count"],
         });
         (key["key_id"].as_str().unwrap().to_owned(), shown)
@@ -406,6 +464,7 @@ struct Part {
 enum Mostly {
     Any,
     Rotate,
+    Bound,
     Adjust,
 }
 
@@ -436,6 +495,8 @@ impl Part {
             .collect();
         let description = format!("made {name}");
         let suspended = self.book.suspended;
+        // Whether a key can change itself.
+        let can = |key: &Key| key.secret.is_some() && key.may("keys");
         if suspended && dice.below(3) == 0 {
             return Op::Stand { suspended: false };
         }
@@ -449,24 +510,31 @@ impl Part {
         let draw = match mostly {
             Mostly::Rotate if dice.below(4) > 0 => 3,
             Mostly::Adjust if dice.below(4) > 0 => 13,
-            _ => dice.below(24),
+            Mostly::Bound if dice.below(4) > 0 => 22,
+            _ => dice.below(27),
         };
         match draw {
-            0..3 => Op::Spend {
-                key: dice.pick(&told).0.clone(),
-            },
+            0..3 => {
+                let writers: Vec<_> = told.iter().filter(|(_, k)| k.may("memory:write")).collect();
+                if writers.is_empty() {
+                    return Op::Mint { description };
+                }
+                Op::Spend {
+                    key: dice.pick(&writers).0.clone(),
+                }
+            }
             3..8 => {
                 let (key, is) = dice.pick(&heads);
                 Op::Rotate {
                     key: key.clone(),
                     grace: *dice.pick(&[0, GRACE]),
-                    by_itself: !suspended && is.secret.is_some() && dice.below(2) == 0,
+                    by_itself: !suspended && can(is) && dice.below(2) == 0,
                 }
             }
             8..11 => {
                 let (key, is) = dice.pick(&heads);
                 let cap = (dice.below(2) == 0).then(|| 20_000 + self.serial % 50_000);
-                let is_plain = cap.is_none() && is.secret.is_some();
+                let is_plain = cap.is_none() && can(is);
                 Op::Patch {
                     key: key.clone(),
                     description: (cap.is_none() || dice.below(2) == 0).then_some(description),
@@ -497,20 +565,58 @@ impl Part {
                 name,
             }),
             21 => Op::PotSpend,
-            _ => {
-                let there = self.doomed.iter().enumerate().filter(|(_, d)| d.there);
-                let there: Vec<_> = there.map(|(n, d)| (n, d.held)).collect();
-                match (there.last(), dice.below(2)) {
-                    (Some(&(n, held)), 0) if held < 3 => Op::Fill(n),
-                    (Some(&(n, held)), _) if held > 0 => Op::Erase {
-                        n,
-                        by_admin: dice.below(2) == 0,
-                    },
-                    _ => Op::SignUp {
-                        email: format!("{name}@doomed.example"),
-                    },
-                }
+            22..25 => {
+                let (key, is) = dice.pick(&heads);
+                self.bound(key, is, dice)
             }
+            _ => self.doomed(&name, dice),
+        }
+    }
+
+    /// Another set of scopes for a key, another end, or both.
+    fn bound(&self, key: &str, is: &Key, dice: &mut Dice) -> Op {
+        let managers = self.book.keys.values().filter(|key| key.manages()).count();
+        let is_last = is.manages() && managers == 1;
+        let sets: Vec<_> = SCOPES
+            .iter()
+            .filter(|set| !is_last || set.contains(&"keys"))
+            .collect();
+        let scopes = (is_last || dice.below(3) > 0).then(|| dice.pick(&sets).to_vec());
+        let ends = match (scopes.is_none() || dice.below(2) == 0, dice.below(3)) {
+            _ if is_last => Ends::AsBefore,
+            (false, _) => Ends::AsBefore,
+            (true, 0) => Ends::Never,
+            (true, _) => {
+                let year = 2100 + self.serial % 100;
+                Ends::At(format!("{year}-01-31T12:00:00.000000+00:00"))
+            }
+        };
+        // A key takes from itself, and gives itself nothing.
+        let mut gets = scopes.iter().flatten();
+        let narrows = gets.all(|scope| is.scopes.contains(scope));
+        let earlier = ends == Ends::AsBefore || is.ends.is_none();
+        let can = is.secret.is_some() && is.may("keys") && !self.book.suspended;
+        Op::Bound {
+            key: key.to_owned(),
+            by_itself: can && narrows && earlier && dice.below(2) == 0,
+            scopes,
+            ends,
+        }
+    }
+
+    /// Something with an account that is made to be erased.
+    fn doomed(&self, name: &str, dice: &mut Dice) -> Op {
+        let there = self.doomed.iter().enumerate().filter(|(_, d)| d.there);
+        let there: Vec<_> = there.map(|(n, d)| (n, d.held)).collect();
+        match (there.last(), dice.below(2)) {
+            (Some(&(n, held)), 0) if held < 3 => Op::Fill(n),
+            (Some(&(n, held)), _) if held > 0 => Op::Erase {
+                n,
+                by_admin: dice.below(2) == 0,
+            },
+            _ => Op::SignUp {
+                email: format!("{name}@doomed.example"),
+            },
         }
     }
 
@@ -543,13 +649,21 @@ impl Part {
                 cap,
                 by_itself,
             } => {
-                let mut body = json!({});
-                if let Some(description) = description {
-                    body["description"] = json!(description);
-                }
+                // What is null is left as it is, but for a cap, which would go.
+                let mut body = json!({"description": description});
                 if let Some(cap) = cap {
                     body["credits_per_cycle"] = json!(cap);
                 }
+                let path = format!("/apikey/{key}");
+                ("PATCH", path, by(key, *by_itself), None, Some(body), 200)
+            }
+            Op::Bound {
+                key,
+                scopes,
+                ends,
+                by_itself,
+            } => {
+                let body = bounds(scopes.as_deref(), ends);
                 let path = format!("/apikey/{key}");
                 ("PATCH", path, by(key, *by_itself), None, Some(body), 200)
             }
@@ -828,6 +942,20 @@ fn name(op: &Op) -> String {
     }
 }
 
+/// A body that changes what is said, and leaves the rest.
+fn bounds(scopes: Option<&[&str]>, ends: &Ends) -> Value {
+    let mut body = json!({});
+    if let Some(scopes) = scopes {
+        body["scopes"] = json!(scopes);
+    }
+    match ends {
+        Ends::AsBefore => {}
+        Ends::Never => body["expires_at"] = Value::Null,
+        Ends::At(end) => body["expires_at"] = json!(end),
+    }
+    body
+}
+
 fn is_replayed(answer: &Answer) -> bool {
     answer.header("idempotent-replayed") == Some("true")
 }
@@ -911,7 +1039,7 @@ fn verify_whole(client: &mut Client, parts: &[Part]) -> Vec<String> {
 /// Load until so many requests were answered, then SIGKILL.
 fn load_and_kill(process: Process, parts: &mut Vec<Part>, pot: &Pot, dice: &mut Dice) {
     let answers = 10 + dice.next() % 150;
-    let mostly = *dice.pick(&[Mostly::Any, Mostly::Rotate, Mostly::Adjust]);
+    let mostly = *dice.pick(&[Mostly::Any, Mostly::Rotate, Mostly::Bound, Mostly::Adjust]);
     let spins = dice.below(200_000);
     let answered = AtomicU64::new(0);
     std::thread::scope(|scope| {

@@ -1,11 +1,15 @@
 //! Plans and prices from a file: the dry run, applying it, starts that refuse, what requests then cost.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{ADMIN, Process, memory, run};
+use super::crash::{Dice, number};
+use super::{ADMIN, PATIENCE, Process, memory, memoryos, run};
 
 const FIRST: &str = r#"
 [prices]
@@ -414,4 +418,113 @@ fn signup_plans_win_and_a_restore_keeps_the_plans() {
         (&json!("Team"), &json!(50_000))
     );
     server.stop();
+}
+
+/// A file of many plans, so that writing them takes a while; some are in one of two such files only.
+fn many(which: usize) -> String {
+    let plan = |n: usize| {
+        let (credits, open) = (1_000 * (which + 1) + n, n == 0);
+        format!(
+            "[[plan]]\nname = \"Plan {n}\"\ncredits = {credits}\nmemories = 50\nopen = {open}\n"
+        )
+    };
+    let plans: String = (0..60).filter(|n| n % 3 != which + 1).map(plan).collect();
+    format!("[prices]\nadd_memory = {}\n{plans}", which + 1)
+}
+
+/// Applies a file, and kills that so long after it has said what it will change. Returns how long it took to its own
+/// end, if it got there.
+fn apply_and_kill(data: &Path, file: &str, after: Option<Duration>) -> Duration {
+    let data = data.to_str().unwrap();
+    let args = ["plans", "--data-dir", data, "--plans", file, "--apply"];
+    let mut child = memoryos(&args, &[("RUST_LOG", "off")]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let begun = Instant::now();
+    assert!(first.contains("changes in"), "{first}");
+    if let Some(after) = after {
+        while begun.elapsed() < after {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+    }
+    child.wait().unwrap();
+    begun.elapsed()
+}
+
+/// Shows that plans whose applying is killed at any moment, and the start after it too, are the earlier ones or the
+/// new ones, each whole with its prices: at the next start, for a check, and for the accounts that are there.
+/// `CRASH_ROUNDS` sets how many rounds (20), `CRASH_SEED` repeats the choices of a run.
+#[test]
+fn an_apply_that_is_killed_is_whole_or_not_at_all() {
+    let rounds = number("CRASH_ROUNDS").unwrap_or(20);
+    let seed = number("CRASH_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+        u64::from(since.subsec_nanos())
+    });
+    println!("CRASH_SEED={seed} CRASH_ROUNDS={rounds}");
+    let mut dice = Dice(seed);
+    let place = Place::new();
+    let data = place.data();
+    let files = [0, 1].map(|which| {
+        let path = place.path(&format!("plans{which}.toml"));
+        fs::write(&path, many(which)).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    // What each of the two is, as a server tells it; and how long applying takes.
+    let mut told = Vec::new();
+    let mut longest = Duration::ZERO;
+    let mut key = String::new();
+    let mut process = serve(&data, &["--plans", &files[0]]);
+    for which in [0, 1] {
+        if which == 1 {
+            process.stop();
+            longest = apply_and_kill(&data, &files[1], None);
+            process = serve(&data, &[]);
+        }
+        let mut client = process.client();
+        if which == 0 {
+            key = client.sign_up("bo@example.com", "Plan 0");
+        }
+        let plans = client.call("GET", "/plans", &[], None).expect(200).body;
+        assert_eq!(plans["plans"].as_array().unwrap().len(), 40, "{plans}");
+        told.push(plans);
+    }
+    assert_ne!(told[0], told[1]);
+    let (mut is, mut outcomes) = (1, BTreeMap::new());
+    for round in 0..rounds {
+        process.stop();
+        let wanted = 1 - is;
+        let micros = u64::try_from(longest.as_micros()).unwrap();
+        let after = Duration::from_micros(dice.next() % (micros + micros / 4 + 1));
+        apply_and_kill(&data, &files[wanted], Some(after));
+        if round % 3 == 2 {
+            let starting = Process::spawn(&data, &[], &[]);
+            let micros = dice.next() % 60_000;
+            starting.wait_for_address(Duration::from_micros(micros));
+            starting.signal(libc::SIGKILL);
+            starting.ended(PATIENCE);
+        }
+        process = serve(&data, &[]);
+        let mut client = process.client();
+        let plans = client.call("GET", "/plans", &[], None).expect(200).body;
+        let found = told.iter().position(|told| *told == plans);
+        let found = found.unwrap_or_else(|| {
+            panic!("CRASH_SEED={seed}, round {round}: neither, after {after:?}: {plans}")
+        });
+        let what = if found == wanted { "new" } else { "old" };
+        *outcomes.entry(what).or_insert(0) += 1;
+        is = found;
+        let shown = client.with_key(&key, "GET", "/credits", None).expect(200);
+        assert_eq!(shown.body["plan"], "Plan 0");
+        let checked = client.as_admin("GET", "/admin/check", None).expect(200);
+        assert_eq!(
+            checked.body["sound"], true,
+            "round {round}: {}",
+            checked.text
+        );
+    }
+    process.stop();
+    println!("applying takes {longest:?}; found: {outcomes:?}");
 }

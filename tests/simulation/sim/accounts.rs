@@ -25,7 +25,7 @@ impl Sim {
         let request = SignUp {
             // As a client may write it.
             email: email.map(|email| Email::parse(&format!(" {}", email.to_uppercase())).unwrap()),
-            plan,
+            plan: self.sold(plan),
         };
         let found = self
             .app()
@@ -81,8 +81,10 @@ impl Sim {
             scopes: asked.scopes.unwrap_or(Scopes::ALL),
             expires: None,
         };
-        let (now, granted) = (self.now, crate::model::terms(plan).0);
+        let (now, offer) = (self.now, self.model.offer);
+        let granted = crate::offer::terms(offer, plan).0;
         let money = Money {
+            offer,
             plan,
             anchor: now,
             cycle: 0,
@@ -138,7 +140,7 @@ impl Sim {
                 Owner::Email(email) => Some(OwnerName::Email(Email::parse(email).unwrap())),
                 Owner::Account(id) => Some(OwnerName::AccountId(id.clone())),
             },
-            plan,
+            plan: plan.map(|plan| self.sold(plan)),
             description: None,
             limits: KeyLimits {
                 expires_at: asked.expires.flatten().map(Timestamp::from_micros),
@@ -169,7 +171,7 @@ impl Sim {
         let now = self.now;
         let expected = account.and_then(|at| match at {
             None => {
-                let credits = crate::model::terms(plan.unwrap_or(Plan::FREE)).0;
+                let credits = crate::offer::terms(self.model.offer, plan.unwrap_or(Plan::FREE)).0;
                 let narrow = asked.scopes.is_some_and(|s| !s.contains(Scope::Keys));
                 if asked.credits.flatten().is_some_and(|asked| asked > credits) {
                     Err(Refused::AboveCredits(credits))
@@ -463,7 +465,7 @@ impl Sim {
         let (target, expected) = self.target(at, form);
         let found = self
             .app()
-            .change_plan(&target, plan, cause(&Caller::Admin))
+            .change_plan(&target, self.sold(plan), cause(&Caller::Admin))
             .await
             .map_err(no);
         let Some((found, ())) = self.agree("plan", found, expected)? else {

@@ -21,6 +21,7 @@ impl Sim {
         let rows = rows(self.store(), &self.model.accounts[at])?.len() as u64;
         let account = &self.model.accounts[at];
         let (key_of, suspended) = (by.map(|by| account.keys[by.1].clone()), account.suspended);
+        let rotated = key_of.as_ref().is_some_and(|key| key.successor.is_some());
         let (done, named) = if let Some(by) = by {
             // Whom no key lets in, or not this far, is refused before this.
             let may = key_of.is_some_and(|key| {
@@ -44,6 +45,7 @@ impl Sim {
             None => account.id == confirm.trim(),
         };
         let expected = match named {
+            _ if rotated => Err(Refused::Lacks(Scope::Account)),
             Ok(()) if !is_confirmed => Err(Refused::NotConfirmed),
             named => named,
         };
