@@ -318,7 +318,7 @@ impl Server {
         let slots = Arc::new(Semaphore::new(connections_max));
         let graceful = GracefulShutdown::new();
         let stopping = Arc::new(AtomicBool::new(false));
-        let builder = connection_builder(idle);
+        let builder = connection_builder();
         let opening = keep_open(store.clone());
         // `Some` if the database is lost.
         let mut end = pin!(async {
@@ -413,13 +413,13 @@ async fn let_end(graceful: GracefulShutdown, senders: Option<Senders>, limit: Du
     }
 }
 
-/// hyper's one timer is for the headers of a request, and runs while a kept connection waits for them.
-fn connection_builder(idle: Duration) -> auto::Builder<TokioExecutor> {
+/// hyper's timer for the headers of a request is off: it would be set anew for each request, and [`Activity`] ends
+/// a connection that does not send them in time.
+fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     builder
@@ -587,15 +587,19 @@ fn backup_settings(config: &Config) -> Result<BackupSettings, StartError> {
     })
 }
 
-/// What a connection does: hyper has no time limit for one that sends nothing, or half a preface.
+/// What a connection does: hyper has no time limit for one that sends nothing, half a preface or half the headers.
 #[derive(Debug)]
 struct Activity {
     started: Instant,
     under_way: AtomicUsize,
+    /// When a request began or ended last; [`NEVER`] for none.
     last_ms: AtomicU64,
     idle: Duration,
     stopping: Arc<AtomicBool>,
 }
+
+/// No request has begun.
+const NEVER: u64 = u64::MAX;
 
 /// A request under way; its end counts as activity.
 struct UnderWay(Arc<Activity>);
@@ -609,7 +613,7 @@ impl Drop for UnderWay {
 
 impl Activity {
     fn new(idle: Duration, stopping: Arc<AtomicBool>) -> Self {
-        let (under_way, last_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (under_way, last_ms) = (AtomicUsize::new(0), AtomicU64::new(NEVER));
         Self {
             started: Instant::now(),
             under_way,
@@ -638,10 +642,11 @@ impl Activity {
         loop {
             tokio::time::sleep(WATCH_TICK).await;
             let last = self.last_ms.load(Ordering::Relaxed);
-            let quiet = Duration::from_millis(self.elapsed_ms().saturating_sub(last));
+            let since = if last == NEVER { 0 } else { last };
+            let quiet = Duration::from_millis(self.elapsed_ms().saturating_sub(since));
             let limit = match (self.stopping.load(Ordering::Relaxed), last) {
                 (true, _) => WATCH_TICK,
-                (false, 0) => self.idle.min(FIRST_WAIT),
+                (false, NEVER) => self.idle.min(FIRST_WAIT),
                 (false, _) => self.idle,
             };
             if self.under_way.load(Ordering::Relaxed) == 0 && quiet >= limit {

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -41,7 +42,7 @@ const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 #[derive(Clone)]
 pub(crate) struct Account {
     pub(crate) secret: Secret,
-    pub(crate) principal: Principal,
+    pub(crate) principal: Arc<Principal>,
 }
 
 /// The service, and those who call it.

@@ -175,11 +175,11 @@ pub(super) async fn whoami(app: App, request: Request) -> Answer {
 /// Answer of `GET /credits`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Credits)]
-pub(crate) struct CreditsJson {
+pub(crate) struct CreditsJson<'a> {
     account_id: String,
     /// The key, masked.
-    api_key: String,
-    key_id: String,
+    api_key: &'a str,
+    key_id: &'a str,
     plan: Plan,
     credits_remaining: u64,
     credits_limit: u64,
@@ -230,8 +230,8 @@ pub(super) async fn credits(app: App, request: Request) -> Answer {
         StatusCode::OK,
         &CreditsJson {
             account_id,
-            api_key: principal.masked.clone(),
-            key_id: principal.key_id.to_string(),
+            api_key: &principal.masked,
+            key_id: principal.key_id.as_str(),
             plan: balance.plan,
             credits_remaining: balance.credits_remaining,
             credits_limit: balance.credits_limit,

@@ -1,7 +1,7 @@
 //! Fuzz targets of what comes in over HTTP: credentials, paths, queries, bodies.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -45,7 +45,7 @@ struct Fixture {
     runtime: tokio::runtime::Runtime,
     app: App,
     default_admin: App,
-    principal: Principal,
+    principal: Arc<Principal>,
 }
 
 /// Returns the fixture, made once for the process.
@@ -500,7 +500,7 @@ pub(crate) fn query(bytes: &[u8]) -> Outcome {
                 ensure!(made == sent, "two cursors for one place: {sent}");
                 let stranger = Principal {
                     account: STRANGER,
-                    ..fixture.principal.clone()
+                    ..(*fixture.principal).clone()
                 };
                 ensure!(
                     parse_cursor(&stranger, &sent).is_err(),

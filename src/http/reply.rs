@@ -24,6 +24,9 @@ const RESET: HeaderName = HeaderName::from_static("x-credits-reset");
 /// Room for the headers of an answer, so that it does not grow one by one.
 const HEADERS: usize = 16;
 
+/// Room for the JSON of most answers, likewise.
+const JSON_BYTES: usize = 768;
+
 /// How a handler ends: an answer, or what the client is told instead.
 pub(crate) type Answer = Result<Reply, ApiError>;
 
@@ -74,8 +77,11 @@ impl Reply {
 
 /// Returns the JSON text of a value.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
-    serde_json::to_string(value)
-        .map_err(|error| Failure::Internal(format!("no JSON form: {error}")).into())
+    let no_form =
+        |error: &dyn std::fmt::Display| Failure::Internal(format!("no JSON form: {error}"));
+    let mut json = Vec::with_capacity(JSON_BYTES);
+    serde_json::to_writer(&mut json, value).map_err(|error| no_form(&error))?;
+    Ok(String::from_utf8(json).map_err(|error| no_form(&error))?)
 }
 
 /// Puts `"name":` and the parts of `raw` at the front of the object `rest`: stored JSON goes out without being

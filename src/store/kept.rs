@@ -4,11 +4,12 @@
 //! can make it start over, but never go wrong. What is only read is as true as the tree, because whoever fills,
 //! changes or writes a record holds its stripe meanwhile.
 
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::num::NonZeroUsize;
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, MutexGuard};
 
-use lru::LruCache;
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 
 use super::locks::lock;
 
@@ -17,18 +18,34 @@ const STRIPES: usize = 64;
 
 /// Records by their key, a bounded number.
 #[derive(Debug)]
-pub(crate) struct Kept<K: Hash + Eq, V> {
-    stripes: [Mutex<LruCache<K, V>>; STRIPES],
+pub(crate) struct Kept<K, V> {
+    stripes: [Mutex<Stripe<K, V>>; STRIPES],
     hasher: RandomState,
+    /// Most records of a stripe.
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Stripe<K, V> {
+    records: IndexMap<K, V, RandomState>,
+    /// Whose turn it is to make room. An order of use would have to be written down at each look.
+    turn: usize,
 }
 
 impl<K: Hash + Eq + Copy, V> Kept<K, V> {
     /// Makes room for `most` records, about.
     pub(super) fn new(most: usize) -> Self {
-        let each = NonZeroUsize::new(most.div_ceil(STRIPES)).unwrap_or(NonZeroUsize::MIN);
+        let hasher = RandomState::default();
+        let stripe = |_| {
+            Mutex::new(Stripe {
+                records: IndexMap::with_hasher(hasher.clone()),
+                turn: 0,
+            })
+        };
         Self {
-            stripes: std::array::from_fn(|_| Mutex::new(LruCache::new(each))),
-            hasher: RandomState::new(),
+            stripes: std::array::from_fn(stripe),
+            hasher,
+            most: most.div_ceil(STRIPES).max(1),
         }
     }
 
@@ -38,7 +55,7 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
         clippy::cast_possible_truncation,
         reason = "a remainder is below what it was divided by"
     )]
-    fn stripe(&self, key: &K) -> MutexGuard<'_, LruCache<K, V>> {
+    fn stripe(&self, key: &K) -> MutexGuard<'_, Stripe<K, V>> {
         lock(&self.stripes[self.hasher.hash_one(key) as usize % STRIPES])
     }
 
@@ -49,7 +66,10 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
         fill: impl FnOnce() -> Result<V, E>,
         see: impl FnOnce(&V) -> T,
     ) -> Result<T, E> {
-        self.stripe(&key).try_get_or_insert(key, fill).map(see)
+        let mut stripe = self.stripe(&key);
+        stripe
+            .record(key, self.most, fill)
+            .map(|record| see(record))
     }
 
     /// Lets `work` change the record under a key and write it; one that is not kept is made by `fill` first. If
@@ -65,7 +85,7 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
             key,
             is_whole: false,
         };
-        let outcome = work(changing.stripe.try_get_or_insert_mut(key, fill)?);
+        let outcome = work(changing.stripe.record(key, self.most, fill)?);
         changing.is_whole = outcome.is_ok();
         outcome
     }
@@ -73,14 +93,32 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
     /// Forgets the record under a key and lets `work` write it.
     pub(super) fn write<T>(&self, key: K, work: impl FnOnce() -> T) -> T {
         let mut stripe = self.stripe(&key);
-        stripe.pop(&key);
+        stripe.records.swap_remove(&key);
         work()
+    }
+}
+
+impl<K: Hash + Eq + Copy, V> Stripe<K, V> {
+    fn record<E>(
+        &mut self,
+        key: K,
+        most: usize,
+        fill: impl FnOnce() -> Result<V, E>,
+    ) -> Result<&mut V, E> {
+        if self.records.len() >= most && !self.records.contains_key(&key) {
+            self.turn = self.turn.wrapping_add(1) % most;
+            self.records.swap_remove_index(self.turn);
+        }
+        match self.records.entry(key) {
+            Entry::Occupied(kept) => Ok(kept.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(fill()?)),
+        }
     }
 }
 
 /// A record that is being changed.
 struct Changing<'a, K: Hash + Eq + Copy, V> {
-    stripe: MutexGuard<'a, LruCache<K, V>>,
+    stripe: MutexGuard<'a, Stripe<K, V>>,
     key: K,
     is_whole: bool,
 }
@@ -88,7 +126,7 @@ struct Changing<'a, K: Hash + Eq + Copy, V> {
 impl<K: Hash + Eq + Copy, V> Drop for Changing<'_, K, V> {
     fn drop(&mut self) {
         if !self.is_whole {
-            self.stripe.pop(&self.key);
+            self.stripe.records.swap_remove(&self.key);
         }
     }
 }
@@ -106,43 +144,35 @@ mod tests {
         // Shows that a record is filled once, follows its changes, and is filled anew after a write.
         let kept = Kept::new(64);
         assert_eq!((filled(&kept, 7), filled(&kept, 8)), (7, 7));
-        let changed = kept.change(
-            1,
-            || Ok::<_, ()>(0),
-            |value| {
-                *value += 1;
-                Ok(*value)
-            },
-        );
-        assert_eq!((changed, filled(&kept, 9)), (Ok(8), 8));
+        let add_one = |value: &mut u64| {
+            *value += 1;
+            Ok::<_, ()>(*value)
+        };
+        assert_eq!(kept.change(1, || Ok(0), add_one), Ok(8));
+        assert_eq!(filled(&kept, 9), 8);
         assert_eq!(kept.write(1, || "done"), "done");
         assert_eq!(filled(&kept, 10), 10);
-        assert_eq!(
-            kept.read(2, || Err::<u64, _>("no"), |value| *value),
-            Err("no")
-        );
+        let failing = kept.read(2, || Err("no"), |value| *value);
+        assert_eq!(failing, Err("no"));
     }
 
     #[test]
     fn what_failed_half_way_is_forgotten() {
         // Shows that a change that fails or panics leaves nothing that somebody reads.
         let kept = Kept::new(64);
-        let half = |value: &mut u64| -> Result<(), ()> {
+        let half = |value: &mut u64| {
             *value = 99;
-            Err(())
+            Err::<(), ()>(())
         };
         assert_eq!(filled(&kept, 7), 7);
         assert_eq!(kept.change(1, || Ok(7), half), Err(()));
         assert_eq!(filled(&kept, 8), 8);
         let panicking = std::panic::AssertUnwindSafe(|| {
-            kept.change(
-                1,
-                || Ok::<u64, ()>(8),
-                |value| -> Result<(), ()> {
-                    *value = 99;
-                    panic!("on purpose")
-                },
-            )
+            let half = |value: &mut u64| -> Result<(), ()> {
+                *value = 99;
+                panic!("on purpose")
+            };
+            kept.change(1, || Ok(8), half)
         });
         assert!(std::panic::catch_unwind(panicking).is_err());
         assert_eq!(filled(&kept, 9), 9);
@@ -150,12 +180,15 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_there_is_room() {
-        // Shows that old records make room: one for each stripe, however many there were.
-        let kept = Kept::new(STRIPES);
+        // Shows that old records make room, and that the newest is always there.
+        let kept = Kept::new(2 * STRIPES);
         for key in 0..10_000u32 {
             kept.read(key, || Ok::<_, ()>(key), |_| ()).unwrap();
+            let again = kept.read(key, || Err(()), |value| *value);
+            assert_eq!(again, Ok(key));
         }
-        let held: usize = kept.stripes.iter().map(|stripe| lock(stripe).len()).sum();
-        assert_eq!(held, STRIPES);
+        for stripe in &kept.stripes {
+            assert_eq!(lock(stripe).records.len(), 2);
+        }
     }
 }

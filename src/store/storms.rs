@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::codec::{decode, encode};
+use super::codec::decode;
 use super::testing::{NOW, by, memory, new_key, sign_up};
 use super::*;
 use crate::domain::event::Cause;
@@ -31,7 +31,7 @@ use crate::domain::plan::Plan;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Payer;
-use crate::domain::usage::{KeyNo, Refusal, Usage};
+use crate::domain::usage::{KeyNo, Refusal};
 
 const PRICE: u64 = 2;
 

@@ -78,9 +78,14 @@ impl Store {
         (operation, cost): (Operation, u64),
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
-        // The caller has read already: rather late than in vain.
-        self.opened().await;
-        let inner = self.inner()?;
+        let inner = match self.inner() {
+            Ok(inner) => inner,
+            // The caller has read already: rather late than in vain.
+            Err(_) => {
+                self.opened().await;
+                self.inner()?
+            }
+        };
         if inner.takes_writes().is_ok() {
             let step =
                 || inner.swap_usage(account, |usage| usage.debit(payer, operation, cost, now));

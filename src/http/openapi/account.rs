@@ -159,7 +159,7 @@ pub(in crate::http) fn credits() -> Described {
         "Tells, for free, the credits and the room for memories that are left, when the billing cycle \
          ends, and warns when either runs low. For a capped key the numbers are the key's.",
     )
-    .answers::<CreditsJson>(
+    .answers::<CreditsJson<'_>>(
         StatusCode::OK,
         "What is left.",
         json!({

@@ -10,6 +10,7 @@ use crate::domain::plan::Plan;
 use crate::domain::scope::{Scope, Scopes};
 use crate::domain::usage::Payer;
 use crate::domain::usage::{Refusal, Usage};
+use crate::store::codec::encode;
 use crate::store::schema::{ActiveKey, AuditRow, replay_key};
 use crate::store::testing::{NOW, add, by, change, memory, new_key, sign_up};
 use crate::store::{
