@@ -90,6 +90,13 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
         outcome
     }
 
+    /// Forgets every record: the tree was written around this.
+    pub(super) fn forget_all(&self) {
+        for stripe in &self.stripes {
+            lock(stripe).records.clear();
+        }
+    }
+
     /// Forgets the record under a key and lets `work` write it.
     pub(super) fn write<T>(&self, key: K, work: impl FnOnce() -> T) -> T {
         let mut stripe = self.stripe(&key);

@@ -404,6 +404,11 @@ impl Store {
     fn trees(&self) -> Trees {
         self.inner().unwrap().trees.clone()
     }
+
+    /// To be called after the trees themselves were written.
+    fn forget_kept(&self) {
+        self.inner().unwrap().forget_kept();
+    }
 }
 
 /// The right to write: taken before the first step of an operation, given back when it is durable.
@@ -533,6 +538,13 @@ impl Inner {
             inner: self,
             _permit: permit,
         })
+    }
+
+    /// Forgets what is kept of records: a repair writes the trees themselves.
+    fn forget_kept(&self) {
+        self.usages.forget_all();
+        self.keys.forget_all();
+        self.names.forget_all();
     }
 
     fn steps(&self) -> Steps<'_> {

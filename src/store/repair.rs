@@ -79,6 +79,8 @@ struct Repair<'a> {
 
 impl Repair<'_> {
     fn run(&mut self) -> Result<(), StoreError> {
+        // What opening read of damaged records tells nothing of them as they are now.
+        self.inner.forget_kept();
         self.key_intents()?;
         self.key_indexes()?;
         self.names()?;
@@ -108,12 +110,15 @@ impl Repair<'_> {
 
     fn insert(&mut self, tree: &sled::Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
         self.step()?;
-        pieces::put(tree, key, value).map(drop)
+        pieces::put(tree, key, value)?;
+        self.inner.forget_kept();
+        Ok(())
     }
 
     fn remove(&mut self, tree: &sled::Tree, key: &[u8]) -> Result<(), StoreError> {
         self.step()?;
         tree.remove(key)?;
+        self.inner.forget_kept();
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use memoryos::app::{
     AdminAccess, App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint,
@@ -107,7 +108,7 @@ pub(crate) struct Sim {
     model: Model,
     unflushed: Vec<Unflushed>,
     /// Who each key was when it was last let in, to go on with after it was revoked.
-    principals: HashMap<String, Principal>,
+    principals: HashMap<String, Arc<Principal>>,
     clock: ManualClock,
     now: Micros,
     home: TempDir,
@@ -846,7 +847,7 @@ impl Sim {
     // ---- who asks
 
     /// Whom a key lets in: a revoked one, nobody; what it was goes on as a request that began before.
-    fn principal(&mut self, by: Who) -> Result<Option<Principal>, String> {
+    fn principal(&mut self, by: Who) -> Result<Option<Arc<Principal>>, String> {
         let account = &self.model.accounts[by.0];
         let key = &account.keys[by.1];
         match (

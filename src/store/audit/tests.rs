@@ -147,6 +147,7 @@ async fn nothing_is_appended_after_a_failed_write() {
         .usage
         .insert(account.0, encode(&usage).unwrap())
         .unwrap();
+    store.forget_kept();
     store.poison_for_test();
     let inner = store.inner().unwrap();
     assert!(matches!(

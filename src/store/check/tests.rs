@@ -769,6 +769,7 @@ async fn rules_of_accounts_are_checked() {
             .users
             .insert(fixture.al.0, encode(&user).unwrap())
             .unwrap();
+        fixture.store.forget_kept();
         assert!(fixture.store.check(&|_| ()).unwrap().is_sound());
     }
 }
