@@ -90,6 +90,10 @@ pub struct ServeArgs {
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 4_096, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
+    /// Most writes that may wait for the disk; further ones get 503 `overloaded` at once; 1 to 1000000.
+    #[arg(long, env = "WAITING_WRITES_MAX", default_value_t = 2_048, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub waiting_writes_max: u32,
     /// Seconds that a connection may idle, and that a request's headers may take; 1 to 3600.
     #[arg(long, env = "IDLE_SECONDS", default_value_t = 30, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
@@ -234,6 +238,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Most connections.
     pub connections_max: usize,
+    /// Most writes that may wait for the disk.
+    pub waiting_writes_max: usize,
     /// How long a connection may idle.
     pub idle: Duration,
     /// How long requests get to end at a stop.
@@ -284,6 +290,7 @@ impl Config {
             cache_bytes: args.data.cache_mib << 20,
             body_bytes_max: usize::try_from(args.body_bytes_max).unwrap_or(65_536),
             connections_max: usize::try_from(args.connections_max).unwrap_or(4_096),
+            waiting_writes_max: usize::try_from(args.waiting_writes_max).unwrap_or(2_048),
             idle: Duration::from_secs(args.idle_seconds.into()),
             drain: Duration::from_secs(args.drain_seconds.into()),
             backup_dir: args.backup_dir.filter(|dir| !dir.as_os_str().is_empty()),
@@ -672,6 +679,7 @@ mod tests {
             public_url: None,
             body_bytes_max: 0,
             connections_max: 0,
+            waiting_writes_max: 0,
             idle: Duration::ZERO,
             drain: Duration::ZERO,
             backup_dir: None,

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::app::{App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint};
@@ -31,6 +31,8 @@ use crate::store::{
 };
 use crate::webhooks::{Courier, Endpoint, Schedule, Senders};
 
+/// Connections that wait to be accepted: a burst of more than that waits a second for its next try.
+const BACKLOG: u32 = 4_096;
 /// Longest wait for the first request of a connection.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes of a request's headers.
@@ -207,11 +209,12 @@ impl Server {
             .await
             .map_err(no_such_host)?
             .collect();
-        let listener = TcpListener::bind(&addresses[..]).await.map_err(listen)?;
+        let listener = listen_on(&addresses).map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
         let (admin, admin_state) = config.admin_access(local.ip().is_loopback());
         let options = Options {
             cache_bytes: config.cache_bytes,
+            waiting_writes_max: config.waiting_writes_max,
             reserve_bytes: config.min_free_bytes,
             on_hung_disk: config.on_hung_disk,
             ..Options::default()
@@ -429,6 +432,29 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(128)
         .max_header_list_size(32 * 1024);
     builder
+}
+
+/// Listens on the first of the addresses that lets us.
+fn listen_on(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        outcome = try_listen_on(*address);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn try_listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A server that was stopped leaves its address waiting for a minute.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Small answers go out at once.

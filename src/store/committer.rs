@@ -6,14 +6,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::high_water::{HighWater, Mark};
+use super::waiters::{Gathered, Waiters};
 use super::watchdog::{self, Flushing, TICKS_MAX};
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
@@ -28,8 +29,6 @@ const MARK_EVERY: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Poisoned;
 
-type Waiter = oneshot::Sender<Result<(), Poisoned>>;
-
 /// State that the committer shares with those who wait for it.
 struct Shared {
     poisoned: AtomicBool,
@@ -39,7 +38,7 @@ struct Shared {
     alarm: Arc<Notify>,
     flushing: Arc<Flushing>,
     dirty: AtomicBool,
-    waiting: AtomicUsize,
+    waiters: Waiters,
 }
 
 impl std::fmt::Debug for Shared {
@@ -52,7 +51,6 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug)]
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    queue: Option<Sender<Waiter>>,
     thread: Option<JoinHandle<()>>,
     /// Ends the watchdog when it is dropped.
     _watchdog: Sender<()>,
@@ -74,17 +72,17 @@ impl Committer {
             alarm,
             flushing: Arc::default(),
             dirty: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
+            waiters: Waiters::default(),
         });
-        let (queue, waiters) = channel();
         let state = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || {
-                let committing = AssertUnwindSafe(|| run(&db, &mut high_water, &waiters, &state));
+                let committing = AssertUnwindSafe(|| run(&db, &mut high_water, &state));
                 if catch_unwind(committing).is_err() {
                     poison(&state, &"a flush panicked");
                 }
+                state.waiters.end();
             })?;
         let (end, ended) = channel();
         // Weak: nobody waits for that thread to end, and what is shared has the directory's lock.
@@ -101,7 +99,6 @@ impl Committer {
         })?;
         Ok(Self {
             shared,
-            queue: Some(queue),
             thread: Some(thread),
             _watchdog: end,
         })
@@ -109,20 +106,13 @@ impl Committer {
 
     /// Waits until everything that was written before the call is on the disk.
     pub(super) async fn flushed(&self) -> Result<(), Poisoned> {
-        self.enqueue()?.await.unwrap_or(Err(Poisoned))
+        self.shared.waiters.join()?.await.unwrap_or(Err(Poisoned))
     }
 
     /// As [`Self::flushed`], on a thread that may block.
     pub(super) fn flushed_blocking(&self) -> Result<(), Poisoned> {
-        self.enqueue()?.blocking_recv().unwrap_or(Err(Poisoned))
-    }
-
-    fn enqueue(&self) -> Result<oneshot::Receiver<Result<(), Poisoned>>, Poisoned> {
-        let (waiter, done) = oneshot::channel();
-        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let queue = self.queue.as_ref().ok_or(Poisoned)?;
-        queue.send(waiter).map_err(|_| Poisoned)?;
-        Ok(done)
+        let done = self.shared.waiters.join()?;
+        done.blocking_recv().unwrap_or(Err(Poisoned))
     }
 
     /// Says that something was written which nobody waits for.
@@ -148,7 +138,7 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
-        drop(self.queue.take());
+        self.shared.waiters.close();
         if let Some(thread) = self.thread.take() {
             // The thread does not panic; if it did, there is nothing left to save here.
             drop(thread.join());
@@ -172,21 +162,14 @@ fn stop(shared: &Shared, why: &dyn std::fmt::Display) -> bool {
     is_first
 }
 
-fn run(db: &sled::Db, high_water: &mut HighWater, waiters: &Receiver<Waiter>, shared: &Shared) {
-    let mut expected = 1;
+fn run(db: &sled::Db, high_water: &mut HighWater, shared: &Shared) {
+    let mut expected: usize = 1;
     // Whether anything was written since the mark was raised, and when that was.
     let (mut unmarked, mut marked_at) = (false, Instant::now());
     loop {
-        let mut batch = Vec::new();
-        let end = match waiters.recv_timeout(TICK) {
-            Ok(first) => {
-                batch.push(first);
-                gather(&mut batch, waiters, expected);
-                false
-            }
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => true,
-        };
+        // As many as last time may be on their way: a flush for each straggler costs more than the wait.
+        let enough = expected.saturating_mul(4) / 5;
+        let Gathered { batch, end } = shared.waiters.gather(TICK, enough, GATHER);
         // Cleared before the flush: what is marked from now on belongs to the next one.
         let dirty = shared.dirty.swap(false, Ordering::AcqRel);
         unmarked |= dirty || !batch.is_empty();
@@ -197,10 +180,7 @@ fn run(db: &sled::Db, high_water: &mut HighWater, waiters: &Receiver<Waiter>, sh
                 mark = raises.then(|| raise(high_water)).flatten();
             });
             let served = batch.len();
-            let left = shared
-                .waiting
-                .fetch_sub(served, Ordering::Relaxed)
-                .saturating_sub(served);
+            let left = shared.waiters.count();
             for waiter in batch {
                 // A waiter that is gone was a client that hung up; its write stands.
                 let _ = waiter.send(outcome);
@@ -218,20 +198,6 @@ fn run(db: &sled::Db, high_water: &mut HighWater, waiters: &Receiver<Waiter>, sh
             return;
         }
     }
-}
-
-/// Takes what is queued, and waits a moment for more if as many as last time may be on their way: a
-/// flush for each straggler costs more than the wait.
-fn gather(batch: &mut Vec<Waiter>, waiters: &Receiver<Waiter>, expected: usize) {
-    let enough = expected.saturating_mul(4) / 5;
-    let started = Instant::now();
-    while batch.len() < enough {
-        match waiters.recv_timeout(GATHER.saturating_sub(started.elapsed())) {
-            Ok(waiter) => batch.push(waiter),
-            Err(_) => break,
-        }
-    }
-    batch.extend(waiters.try_iter());
 }
 
 /// Counts up, if the database lets us: the flush that follows tells if it has failed.

@@ -54,6 +54,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod waiters;
 mod watchdog;
 
 use std::collections::HashSet;
@@ -133,7 +134,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 64 << 20,
-            waiting_writes_max: 4_096,
+            waiting_writes_max: 2_048,
             reserve_bytes: 8 << 20,
             on_hung_disk: || {},
         }
