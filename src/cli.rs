@@ -252,6 +252,7 @@ pub fn run() -> ExitCode {
         Command::Admin(command) => admin::run(command, &out),
         Command::Audit { command } => audit::run(command, &out),
     };
+    crate::telemetry::end();
     out.end(code)
 }
 
@@ -612,7 +613,10 @@ fn serve(args: ServeArgs) -> ExitCode {
         let started = tokio::select! {
             started = Server::start(config, Clock::System) => started,
             // Recovery may be cut at any point; the next start takes it up again.
-            () = &mut stop => std::process::exit(0),
+            () = &mut stop => {
+                crate::telemetry::end();
+                std::process::exit(0)
+            }
         };
         match started {
             Ok(server) => {
@@ -631,6 +635,7 @@ fn serve(args: ServeArgs) -> ExitCode {
 /// Ends the process without another look at the disk: whatever waits for it would wait for ever.
 fn end_on_hung_disk() {
     log::error!("the disk hangs: this process ends, for its supervisor to start it anew");
+    crate::telemetry::end();
     std::process::exit(i32::from(EXIT_FAILURE));
 }
 
@@ -654,6 +659,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
         log::warn!("a second signal: ending at once");
+        crate::telemetry::end();
         std::process::exit(i32::from(EXIT_FAILURE));
     });
     Ok(async move {

@@ -1,6 +1,14 @@
-//! The log: lines with times to standard error, panics included.
+//! The log: lines with times to standard error, panics included. Warnings and errors are there at once, what is
+//! less within some milliseconds: see [`lines`].
 
-use log::{LevelFilter, Log, Metadata, Record};
+mod lines;
+
+use std::io::IsTerminal;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use pretty_env_logger::env_logger::{Target, WriteStyle};
+
+use lines::Lines;
 
 /// Our own targets start with it.
 const OURS: &str = "memoryos";
@@ -8,22 +16,28 @@ const OURS: &str = "memoryos";
 /// A log that never shows what a library says below info: warp's traces hold the segments of a path,
 /// and a path can hold a key.
 #[derive(Debug)]
-struct Discreet<L>(L);
+struct Discreet<L> {
+    logger: L,
+    lines: Lines,
+}
 
 impl<L: Log> Log for Discreet<L> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let is_ours = metadata.target().starts_with(OURS);
-        (is_ours || metadata.level() <= LevelFilter::Info) && self.0.enabled(metadata)
+        (is_ours || metadata.level() <= LevelFilter::Info) && self.logger.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.0.log(record);
+            self.logger.log(record);
+            if record.level() <= Level::Warn {
+                self.lines.write_out();
+            }
         }
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.lines.write_out();
     }
 }
 
@@ -34,10 +48,17 @@ pub fn start() {
     // sled tells of each recovered segment; nobody needs it.
     builder.filter_module("sled", LevelFilter::Warn);
     builder.parse_env("RUST_LOG");
+    let lines = Lines::start();
+    builder.target(Target::Pipe(Box::new(lines.clone())));
+    builder.write_style(if std::io::stderr().is_terminal() {
+        WriteStyle::Always
+    } else {
+        WriteStyle::Never
+    });
     let logger = builder.build();
     let level = logger.filter();
     // A second start, in a test, keeps the first.
-    if log::set_boxed_logger(Box::new(Discreet(logger))).is_ok() {
+    if log::set_boxed_logger(Box::new(Discreet { logger, lines })).is_ok() {
         log::set_max_level(level);
     }
     std::panic::set_hook(Box::new(|panic| {
@@ -47,4 +68,9 @@ pub fn start() {
         // The payload can hold what a client sent: the place is enough to find the fault.
         log::error!("panic at {at}");
     }));
+}
+
+/// Writes what the log still holds. To be called before the process ends.
+pub fn end() {
+    log::logger().flush();
 }

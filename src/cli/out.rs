@@ -98,6 +98,8 @@ pub(super) fn fail(code: u8, error: &dyn Error) -> ExitCode {
         }
         source = cause.source();
     }
+    // What the log has said came before.
+    crate::telemetry::end();
     beside(format_args!("memoryos: {text}"));
     ExitCode::from(code)
 }
