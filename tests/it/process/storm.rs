@@ -67,6 +67,35 @@ fn a_hundred_credits_are_a_hundred_reads_and_fifty_adds() {
 }
 
 #[test]
+fn writes_beyond_the_bound_are_refused_at_once() {
+    // Shows that where one write may wait for the disk, the others are told to come again, and cost nothing.
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(
+        data.path(),
+        &["--waiting-writes-max", "1"],
+        &[("ADMIN_KEY", ADMIN)],
+    );
+    let key = process.client().sign_up("bound@example.com", "Pro");
+    let answers: Vec<Answer> = storm(&process, 64, |n, client| {
+        [0; 4].map(|_| client.with_key(&key, "POST", "/memory", Some(&memory(&n.to_string()))))
+    })
+    .into_iter()
+    .flatten()
+    .collect();
+    let (added, refused) = (count(&answers, 201), count(&answers, 503));
+    assert_eq!(added + refused, 256);
+    assert!(added > 0 && refused > 0, "{added} added, {refused} refused");
+    for answer in answers.iter().filter(|answer| answer.status == 503) {
+        assert_eq!(answer.code(), "overloaded");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    let credits = credits(&process, &key);
+    assert_eq!(credits["credits_used_this_cycle"], 2 * added);
+    assert_eq!(credits["memory_usage"]["current_count"], added);
+    clears(process);
+}
+
+#[test]
 fn the_last_place_is_given_once() {
     let (_data, process) = server();
     let mut client = process.client();
