@@ -356,12 +356,15 @@ fn page(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench) {
     let read = |start| {
         let page = bench.store.page(account, start, PAGE).unwrap();
         assert!(page.count == PAGE && page.next.is_some());
-        page.entries
+        page
     };
+    // A page that is read, and not the one that is kept since it was.
+    let newest = MemoryId::from_bytes([0xFF; 16]);
     let deep = MemoryId::new(START.millis() + MEMORIES / 2, 1 << 60);
-    let bytes = read(PageStart::Skip(0));
+    let bytes = read(PageStart::Skip(0)).entries.clone();
     group.throughput(Throughput::Bytes(u64::try_from(bytes.len()).unwrap()));
-    group.bench_function("newest", |b| b.iter(|| read(PageStart::Skip(0))));
+    group.bench_function("newest", |b| b.iter(|| read(PageStart::Before(newest))));
+    group.bench_function("newest, kept", |b| b.iter(|| read(PageStart::Skip(0))));
     group.bench_function("after a cursor in the middle", |b| {
         b.iter(|| read(PageStart::Before(deep)))
     });

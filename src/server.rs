@@ -217,7 +217,6 @@ impl Server {
             waiting_writes_max: config.waiting_writes_max,
             reserve_bytes: config.min_free_bytes,
             on_hung_disk: config.on_hung_disk,
-            ..Options::default()
         };
         let data_dir = config.data_dir.clone();
         let (plans, names) = (config.plans.clone(), config.signup_plans.clone());

@@ -120,7 +120,7 @@ impl Service {
 
     /// Debits a read of an account.
     pub(crate) async fn debit(&self, account: usize) {
-        let Principal { account, .. } = self.accounts[account].principal;
+        let account = self.accounts[account].principal.account;
         let payer = self.accounts[0].principal.payer();
         let price = (Operation::ReadMemory, 1);
         let debited = self.store.debit(account, payer, price, START).await;

@@ -180,8 +180,8 @@ impl App {
         };
         let debited = self.debit(principal, Operation::ListMemories, now).await?;
         Ok(Listed {
+            total: agreed_total(start, &page, held),
             page,
-            total: held,
             debited,
             now,
         })
@@ -293,6 +293,21 @@ impl App {
     }
 }
 
+/// Returns how many memories an account holds by its counter and by a page of them, which were read one after the
+/// other while others may have written: as the page shows, where it shows it.
+fn agreed_total(start: PageStart, page: &Page, held: u64) -> u64 {
+    let PageStart::Skip(skipped) = start else {
+        return held;
+    };
+    let shown = u64::try_from(skipped.saturating_add(page.count)).unwrap_or(u64::MAX);
+    match page.next {
+        Some(_) => held.max(shown.saturating_add(1)),
+        // An empty page past the end tells nothing of where that is.
+        None if page.count == 0 && skipped > 0 => held,
+        None => shown,
+    }
+}
+
 /// Hashes an `Idempotency-Key` to the name of its record, and operation and body to a fingerprint.
 pub(super) fn idempotency_hashes(operation: &str, key: &str, body: &[u8]) -> ([u8; 16], [u8; 32]) {
     let mut name = [0; 16];
@@ -304,4 +319,41 @@ pub(super) fn idempotency_hashes(operation: &str, key: &str, body: &[u8]) -> ([u
     fingerprint.update([0]);
     fingerprint.update(body);
     (name, fingerprint.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_never_contradicts_its_page() {
+        // Shows that a page and the total beside it agree, whatever was written between the two.
+        let page = |count, more: bool| Page {
+            entries: String::new(),
+            count,
+            next: more.then(|| MemoryId::new(1, 1)),
+        };
+        for (start, page, held, total) in [
+            (PageStart::Skip(0), page(6, false), 7, 6),
+            (PageStart::Skip(0), page(8, false), 7, 8),
+            (PageStart::Skip(0), page(20, false), 21, 20),
+            (PageStart::Skip(0), page(20, true), 20, 21),
+            (PageStart::Skip(0), page(20, true), 50, 50),
+            (PageStart::Skip(0), page(0, false), 1, 0),
+            (PageStart::Skip(20), page(3, false), 22, 23),
+            (PageStart::Skip(40), page(0, false), 22, 22),
+            (
+                PageStart::Before(MemoryId::new(1, 1)),
+                page(3, false),
+                22,
+                22,
+            ),
+        ] {
+            assert_eq!(
+                agreed_total(start, &page, held),
+                total,
+                "{start:?} {page:?}"
+            );
+        }
+    }
 }

@@ -113,7 +113,8 @@ impl<K: Hash + Eq + Copy, V> Stripe<K, V> {
         fill: impl FnOnce() -> Result<V, E>,
     ) -> Result<&mut V, E> {
         if self.records.len() >= most && !self.records.contains_key(&key) {
-            self.turn = self.turn.wrapping_add(1) % most;
+            let next = self.turn.saturating_add(1);
+            self.turn = if next < most { next } else { 0 };
             self.records.swap_remove_index(self.turn);
         }
         match self.records.entry(key) {

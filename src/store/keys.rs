@@ -79,13 +79,13 @@ enum End {
 
 impl KeptKey {
     fn of(record: KeyRecord) -> Self {
-        let end = record
-            .revoked
-            .as_ref()
-            .map(|revoked| match revoked.expired {
-                true => End::Expired,
-                false => End::Revoked,
-            });
+        let end = record.revoked.as_ref().map(|revoked| {
+            if revoked.expired {
+                End::Expired
+            } else {
+                End::Revoked
+            }
+        });
         let principal = Principal {
             account: record.account,
             key_no: record.no,

@@ -78,13 +78,12 @@ impl Store {
         (operation, cost): (Operation, u64),
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
-        let inner = match self.inner() {
-            Ok(inner) => inner,
+        let inner = if let Ok(inner) = self.inner() {
+            inner
+        } else {
             // The caller has read already: rather late than in vain.
-            Err(_) => {
-                self.opened().await;
-                self.inner()?
-            }
+            self.opened().await;
+            self.inner()?
         };
         if inner.takes_writes().is_ok() {
             let step =
