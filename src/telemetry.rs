@@ -48,7 +48,7 @@ pub fn start() {
     // sled tells of each recovered segment; nobody needs it.
     builder.filter_module("sled", LevelFilter::Warn);
     builder.parse_env("RUST_LOG");
-    let lines = Lines::start();
+    let lines = Lines::default();
     builder.target(Target::Pipe(Box::new(lines.clone())));
     builder.write_style(if std::io::stderr().is_terminal() {
         WriteStyle::Always
@@ -58,7 +58,12 @@ pub fn start() {
     let logger = builder.build();
     let level = logger.filter();
     // A second start, in a test, keeps the first.
-    if log::set_boxed_logger(Box::new(Discreet { logger, lines })).is_ok() {
+    let discreet = Discreet {
+        logger,
+        lines: lines.clone(),
+    };
+    if log::set_boxed_logger(Box::new(discreet)).is_ok() {
+        lines.start();
         log::set_max_level(level);
     }
     std::panic::set_hook(Box::new(|panic| {

@@ -34,14 +34,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lines {
-    /// Starts the thread. Without one, which only a machine without threads brings about, lines are written when
-    /// they are many, or serious, or the last.
-    pub(super) fn start() -> Self {
-        let lines = Self::default();
-        let writer = lines.clone();
+    /// Starts the thread. Without one, if the machine has none left, lines are written when they are many, or serious,
+    /// or the last.
+    pub(super) fn start(&self) {
+        let writer = self.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());
         drop(thread.spawn(move || writer.write_for_ever()));
-        lines
     }
 
     /// Writes what waits.
