@@ -1,17 +1,19 @@
-//! The log: lines with times to standard error, panics included. Warnings and errors are there at once, what is
-//! less within some milliseconds: see [`lines`].
+//! The log: lines with times to standard error, panics included. Each is there at once, but for those of requests,
+//! which are there within some milliseconds: see [`lines`].
 
 mod lines;
 
 use std::io::IsTerminal;
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
 use pretty_env_logger::env_logger::{Target, WriteStyle};
 
 use lines::Lines;
 
 /// Our own targets start with it.
 const OURS: &str = "memoryos";
+/// The target of the line that each request is.
+pub const REQUESTS: &str = "memoryos::http::trace";
 
 /// A log that never shows what a library says below info: warp's traces hold the segments of a path,
 /// and a path can hold a key.
@@ -30,7 +32,7 @@ impl<L: Log> Log for Discreet<L> {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             self.logger.log(record);
-            if record.level() <= Level::Warn {
+            if record.target() != REQUESTS {
                 self.lines.write_out();
             }
         }

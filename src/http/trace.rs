@@ -16,6 +16,7 @@ use warp::Reply as _;
 
 use crate::app::App;
 use crate::domain::event::RequestId;
+use crate::telemetry::REQUESTS;
 
 use super::context;
 use super::error::{ApiError, Code};
@@ -76,6 +77,7 @@ where
         response = without_body(response);
     }
     log::info!(
+        target: REQUESTS,
         "{method} {} {} {refusal} {}us id={request_id} key={} client_id={}",
         logged.path.unwrap_or("-"),
         response.status().as_u16(),

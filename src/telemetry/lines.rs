@@ -34,8 +34,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lines {
-    /// Starts the thread. Without one, if the machine has none left, lines are written when they are many, or serious,
-    /// or the last.
+    /// Starts the thread. Without one, if the machine has none left, lines are written when they are many, or another
+    /// comes that is written at once.
     pub(super) fn start(&self) {
         let writer = self.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());
