@@ -39,8 +39,8 @@ pub struct DataArgs {
         value_name = "DIR"
     )]
     pub data_dir: PathBuf,
-    /// Page cache in MiB. Memory in use is about 1.5 times that, and 35 MB for each
-    /// million memories; 8 to 65536.
+    /// Page cache in MiB; memory in use is about twice that, and 35 MB for each million
+    /// memories; 8 to 65536.
     #[arg(long, env = "CACHE_MIB", default_value_t = 64, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(8..=65_536))]
     pub cache_mib: u64,
