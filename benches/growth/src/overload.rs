@@ -260,7 +260,7 @@ async fn slowed(
     ] {
         let run = measure(server, keys, MANY, manners, &settings).await?;
         let name = format!(
-            "fdatasync takes {} ms more, default bound of 4,096; refused ones ask {how}",
+            "fdatasync takes {} ms more, default bound of 2,048; refused ones ask {how}",
             SLOW_DISK.as_millis()
         );
         overload.refusals.push(step(&name, MANY, vec![run]));
