@@ -19,7 +19,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 /// The bound of waiting writes where it is set.
 const LOW_BOUND: usize = 64;
-/// More connections than the 4,096 writes that may wait by default.
+/// More connections than the 2,048 writes that may wait by default.
 const MANY: usize = 6_000;
 /// The least that such a run lasts: many of its flushes.
 const SLOW_SECONDS: f64 = 8.0;
