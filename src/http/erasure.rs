@@ -5,7 +5,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::{App, Receipt, Target};
-use crate::domain::event::REASON_CHARS_MAX;
 use crate::domain::time::Timestamp;
 
 use super::error::ApiError;
@@ -51,7 +50,7 @@ pub(super) async fn account(app: App, request: Request) -> Answer {
 pub(super) async fn user(app: App, request: Request) -> Answer {
     let mut fields = request.fields()?;
     let confirm = confirmation(&mut fields)?;
-    let reason = reason(&mut fields)?;
+    let reason = fields.reason()?;
     fields.finish()?;
     let target = Target::parse(request.path_param("key")?);
     let cause = request.cause(Some(reason));
@@ -66,17 +65,6 @@ fn confirmation(fields: &mut Fields) -> Result<String, ApiError> {
             "Send the account's id in it; nothing was erased.",
         )
     })
-}
-
-fn reason(fields: &mut Fields) -> Result<String, ApiError> {
-    let reason = fields
-        .string("reason")?
-        .map(|reason| reason.trim().to_owned());
-    let is_fine =
-        |reason: &String| !reason.is_empty() && reason.chars().count() <= REASON_CHARS_MAX;
-    reason
-        .filter(is_fine)
-        .ok_or_else(|| ApiError::field("reason", "Say why, in 1 to 256 characters."))
 }
 
 fn reply(receipt: Receipt) -> Answer {

@@ -188,6 +188,7 @@ async fn what_is_refused_erases_nothing() {
     let extra = json!({"confirm": "bo@example.com", "reason": "mine"});
     erase(&bo, "/account", &extra).await.bad_field("reason");
     for reason in [
+        json!("two\nlines"),
         json!(null),
         json!(""),
         json!("  "),
