@@ -598,7 +598,9 @@ fn serve(args: ServeArgs) -> ExitCode {
         },
         Err(error) => return fail(EXIT_USAGE, &error),
     };
+    // What is not a connection's: accepting them, and what is done now and then.
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
     {

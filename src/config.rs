@@ -90,6 +90,10 @@ pub struct ServeArgs {
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 4_096, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
+    /// Threads that answer requests [default: as many as processors]; 1 to 1024.
+    #[arg(long, env = "WORKERS", value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub workers: Option<u16>,
     /// Most writes that may wait for the disk; further ones get 503 `overloaded` at once; 1 to 1000000.
     #[arg(long, env = "WAITING_WRITES_MAX", default_value_t = 2_048, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -238,6 +242,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Most connections.
     pub connections_max: usize,
+    /// Threads that answer requests; 0 for the runtime that runs the server.
+    pub workers: usize,
     /// Most writes that may wait for the disk.
     pub waiting_writes_max: usize,
     /// How long a connection may idle.
@@ -290,6 +296,7 @@ impl Config {
             cache_bytes: args.data.cache_mib << 20,
             body_bytes_max: usize::try_from(args.body_bytes_max).unwrap_or(65_536),
             connections_max: usize::try_from(args.connections_max).unwrap_or(4_096),
+            workers: args.workers.map_or_else(processors, usize::from),
             waiting_writes_max: usize::try_from(args.waiting_writes_max).unwrap_or(2_048),
             idle: Duration::from_secs(args.idle_seconds.into()),
             drain: Duration::from_secs(args.drain_seconds.into()),
@@ -453,6 +460,11 @@ fn without_mapping(network: IpNet) -> IpNet {
     let address = mapped.addr().to_ipv4_mapped();
     let plain = address.zip(prefix).map(|(a, p)| Ipv4Net::new(a, p));
     plain.and_then(Result::ok).map_or(network, IpNet::V4)
+}
+
+/// Returns how many processors this process may use; 1 if nobody can say.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Parses a time such as `24h`.
@@ -679,6 +691,7 @@ mod tests {
             public_url: None,
             body_bytes_max: 0,
             connections_max: 0,
+            workers: 0,
             waiting_writes_max: 0,
             idle: Duration::ZERO,
             drain: Duration::ZERO,

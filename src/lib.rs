@@ -38,3 +38,4 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod webhooks;
+mod workers;

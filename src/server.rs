@@ -30,6 +30,7 @@ use crate::store::{
     Store, StoreError,
 };
 use crate::webhooks::{Courier, Endpoint, Schedule, Senders};
+use crate::workers::Workers;
 
 /// Connections that wait to be accepted: a burst of more than that waits a second for its next try.
 const BACKLOG: u32 = 4_096;
@@ -145,6 +146,9 @@ impl StartError {
 /// Why the server ended otherwise than it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
+    /// The threads for the connections could not be started.
+    #[error("the threads for connections cannot be started: {0}")]
+    Workers(io::Error),
     /// The last flush failed.
     #[error("the last flush failed: {0}")]
     Flush(#[from] StoreError),
@@ -168,6 +172,7 @@ pub struct Server {
     connections_max: usize,
     idle: Duration,
     drain: Duration,
+    workers: usize,
     webhooks: Option<Webhooks>,
 }
 
@@ -270,6 +275,7 @@ impl Server {
         }
         let webhooks = begin_webhooks(&app, config.webhooks, config.secrets.webhook_secret).await?;
         let (connections_max, idle, drain) = (config.connections_max, config.idle, config.drain);
+        let workers = config.workers;
         Ok(Self {
             listener,
             app,
@@ -277,6 +283,7 @@ impl Server {
             connections_max,
             idle,
             drain,
+            workers,
             webhooks,
         })
     }
@@ -310,6 +317,7 @@ impl Server {
             connections_max,
             idle,
             drain,
+            workers,
             webhooks,
         } = self;
         let senders = webhooks.map(|webhooks| webhooks.start(&app));
@@ -321,6 +329,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let stopping = Arc::new(AtomicBool::new(false));
         let builder = connection_builder();
+        let workers = Workers::start(workers).map_err(EndError::Workers)?;
         let opening = keep_open(store.clone());
         // `Some` if the database is lost.
         let mut end = pin!(async {
@@ -364,11 +373,23 @@ impl Server {
                     answer
                 }
             });
-            let io = TokioIo::new(without_delay(stream));
-            let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
-            tokio::spawn(async move {
+            let (builder, watcher) = (builder.clone(), graceful.watcher());
+            workers.spawn(async move {
+                let connection = async {
+                    // Away from the accept loop's poller, to that of the thread it lives on.
+                    let stream = stream.into_std().and_then(TcpStream::from_std);
+                    let Ok(stream) =
+                        stream.inspect_err(|error| log::warn!("a connection: {error}"))
+                    else {
+                        return;
+                    };
+                    let io = TokioIo::new(without_delay(stream));
+                    let connection = builder.serve_connection(io, service);
+                    // A client that goes away in the middle is told nothing.
+                    let _ = watcher.watch(connection.into_owned()).await;
+                };
                 tokio::select! {
-                    _ = connection => {}
+                    () = connection => {}
                     () = activity.ended() => {}
                 }
                 drop(slot);
@@ -384,6 +405,7 @@ impl Server {
             drain
         };
         let_end(graceful, senders, drain.saturating_sub(FLUSH_WAIT)).await;
+        workers.end().await;
         sweeper.abort();
         auditor.abort();
         backups.abort();

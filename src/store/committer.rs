@@ -11,10 +11,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::high_water::{HighWater, Mark};
-use super::waiters::{Gathered, Waiters};
+use super::waiters::{self, Gathered, Waiters};
 use super::watchdog::{self, Flushing, TICKS_MAX};
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
@@ -106,13 +107,14 @@ impl Committer {
 
     /// Waits until everything that was written before the call is on the disk.
     pub(super) async fn flushed(&self) -> Result<(), Poisoned> {
-        self.shared.waiters.join()?.await.unwrap_or(Err(Poisoned))
+        let told = self.shared.waiters.join(Handle::try_current().ok())?;
+        told.await.unwrap_or(Err(Poisoned))
     }
 
     /// As [`Self::flushed`], on a thread that may block.
     pub(super) fn flushed_blocking(&self) -> Result<(), Poisoned> {
-        let done = self.shared.waiters.join()?;
-        done.blocking_recv().unwrap_or(Err(Poisoned))
+        let told = self.shared.waiters.join(None)?;
+        told.blocking_recv().unwrap_or(Err(Poisoned))
     }
 
     /// Says that something was written which nobody waits for.
@@ -181,10 +183,7 @@ fn run(db: &sled::Db, high_water: &mut HighWater, shared: &Shared) {
             });
             let served = batch.len();
             let left = shared.waiters.count();
-            for waiter in batch {
-                // A waiter that is gone was a client that hung up; its write stands.
-                let _ = waiter.send(outcome);
-            }
+            waiters::tell(batch, outcome);
             expected = served.saturating_add(left);
             // Only now that the count is on the disk, and nobody waits.
             if let Some(mark) = mark.filter(|_| outcome.is_ok()) {

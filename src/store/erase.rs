@@ -24,7 +24,7 @@ use crate::domain::usage::KeyNo;
 
 use super::codec::{Record, decode, decode_borrowed, encode};
 use super::locks::lock;
-use super::pieces::{self, Owner};
+use super::pieces::Owner;
 use super::recovery::OnDamage;
 use super::schema::{
     AccountRecord, KeyRecord, ReplayRecord, Standing, expiry_key, op_key, part, replay_time_key,
@@ -308,7 +308,6 @@ impl Inner {
         let trees = &self.trees;
         let remove = |tree: &sled::Tree, key: &[u8]| -> Result<(), StoreError> {
             tree.remove(key)?;
-            tree.contains_key(key)?; // as in `pieces::put`
             Ok(())
         };
         self.remove_usage(account)?;
@@ -350,7 +349,7 @@ impl Inner {
             if let Ok(row) = decode::<LedgerRow>(value) {
                 let row = row.anonymous();
                 let kept = op_key(ledger_id, row.no);
-                pieces::put(&trees.erased_ledger, &kept, encode(&row)?)?;
+                trees.erased_ledger.insert(&kept, encode(&row)?)?;
             }
             remove(&trees.ledger, key)
         })?;

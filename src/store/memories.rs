@@ -471,7 +471,6 @@ impl Inner {
             let delta = Delta::removed(&head.facets());
             self.journal(account, intent.op, intent.memory, &delta)?;
             self.trees.memories.remove(key)?;
-            self.trees.memories.contains_key(key)?; // as in `pieces::put`
             self.stats.apply(account, &delta);
         }
         pieces::remove_others(&self.trees.pieces, Owner::memory(key), None)
@@ -609,7 +608,7 @@ pub(super) fn write_memory(
         head.pieces = pieces::write(&trees.pieces, owner, head.revision, json)?;
         head.json = "";
     }
-    pieces::put(&trees.memories, &key, encode(&head)?)?;
+    trees.memories.insert(&key, encode(&head)?)?;
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use crate::domain::webhook::{ENDPOINTS_MAX, EVENTS_SENT, EndpointId};
 use super::codec::{Record, decode, encode};
 use super::recovery::OnDamage;
 use super::schema::{Carrier, Trees, join, part};
-use super::{Inner, Store, StoreError, locks, pieces};
+use super::{Inner, Store, StoreError, locks};
 
 /// Most events that wait for one endpoint; beyond it the oldest goes.
 const PENDING_MAX: usize = 100_000;
@@ -229,7 +229,7 @@ impl Inner {
             while waiting.due.len() >= pending_max {
                 drop_oldest(tree, waiting)?;
             }
-            pieces::put(tree, &key, record.clone())?;
+            tree.insert(&key, record.clone())?;
             waiting.due.insert((AT_ONCE, entry));
             waiting.bell.notify_one();
         }
@@ -284,11 +284,10 @@ impl Store {
                     removed = removed.saturating_add(1);
                 }
             }
-            pieces::put(
-                &inner.trees.meta,
-                ENDPOINTS,
-                encode(&Endpoints(ids.to_vec()))?,
-            )?;
+            inner
+                .trees
+                .meta
+                .insert(ENDPOINTS, encode(&Endpoints(ids.to_vec()))?)?;
             endpoints.retain(|waiting| ids.contains(&waiting.endpoint));
             let new = ids.iter().filter(|id| !before.contains(id));
             endpoints.extend(new.map(|id| Waiting::new(*id)));
@@ -376,7 +375,7 @@ impl Store {
                     failures: event.failures.saturating_add(1),
                     due,
                 };
-                encode(&record).and_then(|record| pieces::put(tree, &key, record).map(drop))
+                encode(&record).and_then(|record| Ok(tree.insert(&key, record).map(drop)?))
             }
         };
         if let Err(StoreError::Database(error @ sled::Error::Io(_))) = &written {

@@ -50,20 +50,6 @@ impl Owner {
     }
 }
 
-/// Writes a value, and lets sled finish what the write began.
-///
-/// sled splits a full leaf when it is next walked through, by a reader too. Should the disk fail before
-/// that, every read through the leaf would fail with it: the split is made here, while writes still go.
-pub(crate) fn put(
-    tree: &sled::Tree,
-    key: &[u8],
-    value: impl Into<sled::IVec>,
-) -> Result<Option<sled::IVec>, StoreError> {
-    let previous = tree.insert(key, value)?;
-    tree.contains_key(key)?;
-    Ok(previous)
-}
-
 /// Writes a value in pieces and returns how many.
 pub(crate) fn write(
     tree: &sled::Tree,
@@ -73,7 +59,7 @@ pub(crate) fn write(
 ) -> Result<u16, StoreError> {
     let mut count = 0u16;
     for piece in value.chunks(PIECE_BYTES) {
-        put(tree, &owner.piece(revision, count), versioned(piece))?;
+        tree.insert(owner.piece(revision, count), versioned(piece))?;
         count = count
             .checked_add(1)
             .ok_or_else(|| StoreError::Corrupt("a value has too many pieces".to_owned()))?;
@@ -113,7 +99,6 @@ pub(crate) fn remove_others(
         let key = key?;
         if keep.is_none() || revision(&key) != keep {
             tree.remove(&key)?;
-            tree.contains_key(&key)?; // as in `put`: merges too are made by whoever comes next
         }
     }
     Ok(())

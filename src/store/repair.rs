@@ -110,7 +110,7 @@ impl Repair<'_> {
 
     fn insert(&mut self, tree: &sled::Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
         self.step()?;
-        pieces::put(tree, key, value)?;
+        tree.insert(key, value)?;
         self.inner.forget_kept();
         Ok(())
     }

@@ -20,7 +20,6 @@ use super::codec::{encode, versioned};
 use super::directory::{Contents, Making, inspect};
 use super::error::{OpenError, StoreError};
 use super::keys::name_key;
-use super::pieces;
 use super::place::{Found, Site, TargetError, look};
 use super::schema::{KeyRecord, Standing, Trees, expiry_key, replay_time_key};
 use super::sequence::{Kind, Placed};
@@ -217,7 +216,7 @@ impl Restoring {
                 if let Some(account) = &mut self.account {
                     account.counts.count(&head.facets());
                 }
-                pieces::put(&trees.memories, key, value)?;
+                insert(&trees.memories, key, value)?;
             }
             Placed::Replay(record) => {
                 if let Ok(key) = key.try_into() {
@@ -226,13 +225,13 @@ impl Restoring {
                 }
                 insert(&trees.replays, key, value)?;
             }
-            Placed::Ledger => pieces::put(&trees.ledger, key, value).map(drop)?,
-            Placed::ErasedLedger => pieces::put(&trees.erased_ledger, key, value).map(drop)?,
-            Placed::Audit => pieces::put(&trees.audit, key, value).map(drop)?,
+            Placed::Ledger => insert(&trees.ledger, key, value)?,
+            Placed::ErasedLedger => insert(&trees.erased_ledger, key, value)?,
+            Placed::Audit => insert(&trees.audit, key, value)?,
             Placed::Plan => insert(&trees.plans, key, value)?,
             Placed::Piece => {
                 debug_assert_eq!(kind, Kind::Piece, "nothing else is a piece");
-                pieces::put(&trees.pieces, key, value)?;
+                insert(&trees.pieces, key, value)?;
             }
         }
         Ok(())

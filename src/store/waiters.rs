@@ -3,13 +3,40 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::committer::Poisoned;
 use super::locks::lock;
 
 /// Somebody who waits, to be told how the flush ended.
-pub(super) type Waiter = oneshot::Sender<Result<(), Poisoned>>;
+#[derive(Debug)]
+pub(super) struct Waiter {
+    done: oneshot::Sender<Result<(), Poisoned>>,
+    /// Where it waits, if it is a task.
+    runtime: Option<Handle>,
+}
+
+/// Tells those who wait how the flush ended. The tasks of a runtime are told by one of its own: to wake each from
+/// here would be a system call each.
+pub(super) fn tell(mut batch: Vec<Waiter>, outcome: Result<(), Poisoned>) {
+    while let Some(last) = batch.last() {
+        let id = last.runtime.as_ref().map(Handle::id);
+        let is_of = |waiter: &mut Waiter| waiter.runtime.as_ref().map(Handle::id) == id;
+        let mut group: Vec<Waiter> = batch.extract_if(.., is_of).collect();
+        let runtime = group.last_mut().and_then(|waiter| waiter.runtime.take());
+        let tell_all = move || {
+            for waiter in group {
+                // One that is gone was a client that hung up; its write stands.
+                let _ = waiter.done.send(outcome);
+            }
+        };
+        match runtime {
+            Some(runtime) => drop(runtime.spawn(async move { tell_all() })),
+            None => tell_all(),
+        }
+    }
+}
 
 /// The queue of those who wait.
 #[derive(Debug, Default)]
@@ -49,13 +76,17 @@ pub(super) struct Gathered {
 }
 
 impl Waiters {
-    /// Waits for the next flush.
+    /// Waits for the next flush, as a task of `runtime` if there is one.
     ///
     /// # Errors
     ///
     /// [`Poisoned`] if there will be none.
-    pub(super) fn join(&self) -> Result<oneshot::Receiver<Result<(), Poisoned>>, Poisoned> {
-        let (waiter, done) = oneshot::channel();
+    pub(super) fn join(
+        &self,
+        runtime: Option<Handle>,
+    ) -> Result<oneshot::Receiver<Result<(), Poisoned>>, Poisoned> {
+        let (done, told) = oneshot::channel();
+        let waiter = Waiter { done, runtime };
         let mut state = lock(&self.state);
         if state.ended {
             return Err(Poisoned);
@@ -66,7 +97,7 @@ impl Waiters {
         if is_enough {
             self.called.notify_one();
         }
-        Ok(done)
+        Ok(told)
     }
 
     /// Says how many wait.
@@ -130,7 +161,7 @@ mod tests {
         let joining = Arc::clone(&waiters);
         let began = Instant::now();
         let thread = std::thread::spawn(move || {
-            let joined: Vec<_> = (0..5).map(|_| joining.join().unwrap()).collect();
+            let joined: Vec<_> = (0..5).map(|_| joining.join(None).unwrap()).collect();
             joined
         });
         let mut served = 0;
@@ -138,11 +169,9 @@ mod tests {
             let gathered = waiters.gather(LONG, 5 - served, LONG);
             assert!(!gathered.end);
             served += gathered.batch.len();
-            for waiter in gathered.batch {
-                waiter.send(Ok(())).unwrap();
-            }
+            tell(gathered.batch, Ok(()));
         }
-        for done in thread.join().unwrap() {
+        for done in thread.join(None).unwrap() {
             assert_eq!(done.blocking_recv(), Ok(Ok(())));
         }
         assert!(began.elapsed() < LONG);
@@ -153,7 +182,7 @@ mod tests {
     fn who_waits_is_served_before_the_end() {
         // Shows that a queue which is closed gives out those who wait first, and waits for nobody.
         let waiters = Waiters::default();
-        let done = waiters.join().unwrap();
+        let done = waiters.join(None).unwrap();
         waiters.close();
         let last = waiters.gather(LONG, 10, LONG);
         assert_eq!((last.batch.len(), last.end), (1, false));
@@ -163,13 +192,32 @@ mod tests {
         assert!(done.blocking_recv().is_err());
     }
 
+    #[tokio::test]
+    async fn each_is_told_where_it_waits() {
+        // Shows that tasks of two runtimes and one that is no task are all told, in one batch.
+        let other = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let waiters = Waiters::default();
+        let here = Some(Handle::current());
+        let there = Some(other.handle().clone());
+        let joined: Vec<_> = [&here, &there, &None, &there, &here]
+            .map(|runtime| waiters.join(runtime.clone()).unwrap())
+            .into();
+        let gathered = waiters.gather(LONG, 5, LONG);
+        assert_eq!(gathered.batch.len(), 5);
+        tell(gathered.batch, Err(Poisoned));
+        for told in joined {
+            assert_eq!(told.await, Ok(Err(Poisoned)));
+        }
+        other.shutdown_background();
+    }
+
     #[test]
     fn nobody_waits_for_a_thread_that_is_gone() {
         // Shows that whoever waits when it ends is told, and that nobody can wait from then on.
         let waiters = Waiters::default();
-        let done = waiters.join().unwrap();
+        let done = waiters.join(None).unwrap();
         waiters.end();
         assert!(done.blocking_recv().is_err());
-        assert!(matches!(waiters.join(), Err(Poisoned)));
+        assert!(matches!(waiters.join(None), Err(Poisoned)));
     }
 }

@@ -486,6 +486,7 @@ where
         public_url: Some("https://memory.example.com".to_owned()),
         body_bytes_max: 65_536,
         connections_max: 64,
+        workers: 0,
         waiting_writes_max: 64,
         idle: std::time::Duration::from_secs(30),
         drain: std::time::Duration::from_secs(1),

@@ -155,6 +155,7 @@ impl Server {
             public_url: options.public_url.map(str::to_owned),
             body_bytes_max: options.body_bytes_max,
             connections_max: 1_024,
+            workers: 0,
             waiting_writes_max: 2_048,
             idle: Duration::from_secs(60),
             drain: Duration::from_secs(5),

@@ -68,7 +68,9 @@ impl Queue {
         // with the notify below.
         drop(queue);
 
-        self.cv.notify_all();
+        // MemoryOS: one piece of work, one thread. A thread that is at work
+        // looks for more before it waits.
+        self.cv.notify_one();
 
         len
     }

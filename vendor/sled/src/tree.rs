@@ -220,7 +220,17 @@ impl Tree {
                 res.complete(&event);
             }
 
+            // MemoryOS: upstream leaves a leaf that is now too full or too
+            // empty to whoever walks through it next, a reader too, and that
+            // one fails if the disk has failed meanwhile.
+            let leaf = NodeView(link.unwrap());
+            let is_due = leaf.should_split() || leaf.should_merge();
+
             guard.writeset.push(pid);
+
+            if is_due {
+                self.view_for_key(key.as_ref(), guard)?;
+            }
 
             Ok(Ok(last_value))
         } else {
