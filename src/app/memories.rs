@@ -8,7 +8,7 @@ use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Operation;
 use crate::domain::time::Timestamp;
-use crate::domain::usage::Balance;
+use crate::domain::usage::{Balance, Usage};
 use crate::store::{
     AddMemory, Added, Changed, Debited, Deleted, OpError, Page, PageStart, Principal,
     ReplayRefusal, UpdateMemory, UpdateRefusal,
@@ -162,29 +162,58 @@ impl App {
         request: PageRequest,
     ) -> Result<Listed, Failure> {
         let now = self.now();
-        let held = self.affordable(principal, Operation::ListMemories, now)?;
         let PageRequest { start, limit } = request;
-        let account = principal.account;
-        // A page past the end is empty without a walk over all that is skipped.
-        let page = match start {
-            PageStart::Skip(skip) if u64::try_from(skip).is_ok_and(|skip| skip > held) => {
-                Arc::default()
-            }
-            PageStart::Skip(skip) if skip > DEEP_SKIP => {
-                self.blocking(move |store| store.page(account, start, limit))
-                    .await?
-            }
-            PageStart::Skip(_) | PageStart::Before(_) => {
-                self.store().page(account, start, limit)?
+        let kept = match start {
+            PageStart::Skip(0) => self.store().kept_page(principal.account, limit)?,
+            PageStart::Skip(_) | PageStart::Before(_) => None,
+        };
+        // What is kept is no work: its debit alone says whether it can be paid.
+        let (page, held) = match kept {
+            Some(page) => (page, None),
+            None => {
+                let held = self.affordable(principal, Operation::ListMemories, now)?;
+                (self.read_page(principal, request, held).await?, Some(held))
             }
         };
         let debited = self.debit(principal, Operation::ListMemories, now).await?;
+        let held = match held {
+            Some(held) => held,
+            None if debited.balance.room_capped => {
+                let held = |usage: &Usage| usage.held;
+                self.store().see_usage(principal.account, now, held)?
+            }
+            None => debited.balance.memory_count,
+        };
         Ok(Listed {
             total: agreed_total(start, &page, held),
             page,
             debited,
             now,
         })
+    }
+
+    /// Reads a page of an account that holds so many memories.
+    async fn read_page(
+        &self,
+        principal: &Principal,
+        request: PageRequest,
+        held: u64,
+    ) -> Result<Arc<Page>, Failure> {
+        let PageRequest { start, limit } = request;
+        let account = principal.account;
+        match start {
+            // A page past the end is empty without a walk over all that is skipped.
+            PageStart::Skip(skip) if u64::try_from(skip).is_ok_and(|skip| skip > held) => {
+                Ok(Arc::default())
+            }
+            PageStart::Skip(skip) if skip > DEEP_SKIP => {
+                self.blocking(move |store| store.page(account, start, limit))
+                    .await
+            }
+            PageStart::Skip(_) | PageStart::Before(_) => {
+                Ok(self.store().page(account, start, limit)?)
+            }
+        }
     }
 
     /// Returns a memory as clients get it.

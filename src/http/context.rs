@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr};
 
+use http::HeaderMap;
+
 use crate::app::Caller;
 use crate::domain::event::RequestId;
 use crate::domain::key::KeyId;
@@ -17,6 +19,7 @@ tokio::task_local! {
 struct Context {
     id: RequestId,
     peer: IpAddr,
+    headers: Cell<Option<HeaderMap>>,
     path: Cell<Option<&'static str>>,
     caller: RefCell<LoggedCaller>,
 }
@@ -53,16 +56,18 @@ impl LoggedCaller {
     }
 }
 
-/// Runs what answers the request `id`, which came over a connection with `peer`. Returns what it told the log,
-/// too.
+/// Runs what answers the request `id`, which came over a connection with `peer`, and had these headers: warp
+/// would hand on a copy. Returns what it told the log, too.
 pub(super) async fn within<F: Future>(
     id: RequestId,
     peer: IpAddr,
+    headers: HeaderMap,
     answering: F,
 ) -> (F::Output, Logged) {
     let context = Context {
         id,
         peer,
+        headers: Cell::new(Some(headers)),
         path: Cell::default(),
         caller: RefCell::default(),
     };
@@ -87,6 +92,14 @@ pub(super) fn peer() -> IpAddr {
     CONTEXT
         .try_with(|context| context.peer.to_canonical())
         .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+}
+
+/// Takes the request's headers; none outside of [`within`], nor a second time.
+pub(super) fn take_headers() -> Option<HeaderMap> {
+    CONTEXT
+        .try_with(|context| context.headers.take())
+        .ok()
+        .flatten()
 }
 
 /// Tells the log which route it is.

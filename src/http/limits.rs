@@ -56,6 +56,12 @@ impl PathLimits {
         )
     }
 
+    /// Returns the endpoint of a method.
+    pub(super) fn endpoint(&self, method: &Method) -> Option<&'static Endpoint> {
+        let mut all = self.0.iter();
+        all.find_map(|(endpoint, _)| (endpoint.method == *method).then_some(*endpoint))
+    }
+
     fn of(&self, endpoint: &Endpoint) -> Limited {
         let mut all = self.0.iter();
         let found = all.find(|(own, _)| own.method == endpoint.method);

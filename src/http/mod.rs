@@ -187,7 +187,7 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
                     id: context::request_id(),
                     peer: context::peer(),
                     method,
-                    headers,
+                    headers: context::take_headers().unwrap_or(headers),
                     param: param.to_owned(),
                     query,
                     body,
@@ -222,7 +222,7 @@ struct Incoming {
 
 /// Finds the endpoint for the method, and says who calls.
 fn admit(app: &App, path: &Path, incoming: &Incoming) -> Result<Admitted, ApiError> {
-    let endpoint = select(path.template, &incoming.method)?;
+    let endpoint = select(path, &incoming.method)?;
     let admitted = limits::admit(app, endpoint, &path.limits, incoming)?;
     in_scope(endpoint, &admitted.caller)?;
     Ok(admitted)
@@ -240,17 +240,14 @@ fn boxed_body<B: Buf, E: 'static>(
 }
 
 /// Finds the endpoint of a path for a method.
-fn select(path: &'static str, method: &Method) -> Result<&'static Endpoint, ApiError> {
-    let mut of_path = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
+fn select(path: &Path, method: &Method) -> Result<&'static Endpoint, ApiError> {
     let wanted = if method == Method::HEAD {
         &Method::GET
     } else {
         method
     };
-    if let Some(endpoint) = of_path.find(|endpoint| endpoint.method == *wanted) {
-        return Ok(endpoint);
-    }
-    Err(method_not_allowed(path))
+    let found = path.limits.endpoint(wanted);
+    found.ok_or_else(|| method_not_allowed(path.template))
 }
 
 /// Checks that a key may do what the endpoint does.

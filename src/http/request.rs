@@ -131,7 +131,8 @@ impl Request {
         for pair in self.query.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             // A name that is not UTF-8 is none of ours, and those are ignored.
-            if !decode_query(name, key).is_ok_and(|key| key == name) {
+            let is_plain = !key.contains(['%', '+']);
+            if key != name && (is_plain || !decode_query(name, key).is_ok_and(|key| key == name)) {
                 continue;
             }
             if found.is_some() {

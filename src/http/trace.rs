@@ -53,9 +53,10 @@ where
     let method = request.method().clone();
     name_host(&mut request);
     name_path(&mut request);
+    let headers = std::mem::take(request.headers_mut());
     // Called inside, for a part of it runs before it is a future.
     let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
-    let (outcome, logged) = context::within(id, peer, answering).await;
+    let (outcome, logged) = context::within(id, peer, headers, answering).await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         // The panic's own message went to the log already.

@@ -155,7 +155,7 @@ impl Store {
     ///
     /// [`StoreError`] if its record cannot be read.
     pub fn account_id(&self, account: AccountKey) -> Result<String, StoreError> {
-        let inner = self.inner()?;
+        let inner = self.look()?;
         let read = || Ok(inner.account_record(account)?.account_id(account));
         inner.names.read(account, read, String::clone)
     }

@@ -14,12 +14,16 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::StoreError;
 use super::high_water::{HighWater, Mark};
+use super::usages::Usages;
 use super::waiters::{self, Gathered, Waiters};
 use super::watchdog::{self, Flushing, TICKS_MAX};
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
 const TICK: Duration = Duration::from_millis(200);
+/// Accounts whose reads are written before one flush: who writes waits for that.
+const READS_SLICE: usize = 128;
 /// Longest wait for more company before a flush.
 const GATHER: Duration = Duration::from_micros(1_500);
 
@@ -63,6 +67,7 @@ impl Committer {
     pub(super) fn start(
         db: sled::Db,
         mut high_water: HighWater,
+        usages: Arc<Usages>,
         remember: Box<dyn Fn() + Send + Sync>,
         alarm: Arc<Notify>,
         on_hung: fn(),
@@ -79,7 +84,7 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || {
-                let committing = AssertUnwindSafe(|| run(&db, &mut high_water, &state));
+                let committing = AssertUnwindSafe(|| run(&db, &mut high_water, &usages, &state));
                 if catch_unwind(committing).is_err() {
                     poison(&state, &"a flush panicked");
                 }
@@ -164,14 +169,15 @@ fn stop(shared: &Shared, why: &dyn std::fmt::Display) -> bool {
     is_first
 }
 
-fn run(db: &sled::Db, high_water: &mut HighWater, shared: &Shared) {
+fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shared) {
     let mut expected: usize = 1;
+    let mut reads = Reads::default();
     // Whether anything was written since the mark was raised, and when that was.
     let (mut unmarked, mut marked_at) = (false, Instant::now());
     loop {
         // As many as last time may be on their way: a flush for each straggler costs more than the wait.
         let enough = expected.saturating_mul(4) / 5;
-        let Gathered { batch, end } = shared.waiters.gather(TICK, enough, GATHER);
+        let Gathered { batch, end } = shared.waiters.gather(reads.idle(), enough, GATHER);
         // Cleared before the flush: what is marked from now on belongs to the next one.
         let dirty = shared.dirty.swap(false, Ordering::AcqRel);
         unmarked |= dirty || !batch.is_empty();
@@ -180,7 +186,11 @@ fn run(db: &sled::Db, high_water: &mut HighWater, shared: &Shared) {
             let mut mark = None;
             let outcome = flush(db, shared, || {
                 mark = raises.then(|| raise(high_water)).flatten();
+                reads.write(usages, end)
             });
+            if reads.are_more {
+                shared.dirty.store(true, Ordering::Release);
+            }
             let served = batch.len();
             let left = shared.waiters.count();
             waiters::tell(batch, outcome);
@@ -207,14 +217,54 @@ fn raise(high_water: &mut HighWater) -> Option<Mark> {
         .ok()
 }
 
+/// When what reads have debited is written.
+#[derive(Debug)]
+struct Reads {
+    written_at: Instant,
+    /// Whether the last slice has left some.
+    are_more: bool,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self {
+            written_at: Instant::now(),
+            are_more: false,
+        }
+    }
+}
+
+impl Reads {
+    /// How long to wait for somebody who writes.
+    fn idle(&self) -> Duration {
+        if self.are_more { Duration::ZERO } else { TICK }
+    }
+
+    /// Writes a slice of them, if it is time; all of them at the end.
+    fn write(&mut self, usages: &Usages, end: bool) -> Result<(), StoreError> {
+        if !end && !self.are_more && self.written_at.elapsed() < TICK {
+            return Ok(());
+        }
+        let most = if end { usize::MAX } else { READS_SLICE };
+        self.are_more = usages.write_reads(most)?;
+        if !self.are_more {
+            self.written_at = Instant::now();
+        }
+        Ok(())
+    }
+}
+
 /// Runs `first` and flushes the database, under the eyes of the watchdog.
-fn flush(db: &sled::Db, shared: &Shared, first: impl FnOnce()) -> Result<(), Poisoned> {
+fn flush(
+    db: &sled::Db,
+    shared: &Shared,
+    first: impl FnOnce() -> Result<(), StoreError>,
+) -> Result<(), Poisoned> {
     if shared.poisoned.load(Ordering::Acquire) {
         return Err(Poisoned);
     }
     shared.flushing.turn();
-    first();
-    let outcome = db.flush();
+    let outcome = first().and_then(|()| Ok(db.flush()?));
     shared.flushing.turn();
     outcome.map(drop).map_err(|error| {
         poison(shared, &error);

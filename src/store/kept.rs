@@ -15,6 +15,8 @@ use super::locks::lock;
 
 /// Far more than processors, so that two accounts seldom wait for each other.
 const STRIPES: usize = 64;
+/// Records that are looked at for one that may go; a stripe grows if none of them may.
+const LOOKS_MAX: usize = 16;
 
 /// Records by their key, a bounded number.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Kept<K, V> {
     hasher: RandomState,
     /// Most records of a stripe.
     most: usize,
+    /// Whether a record may make room for another.
+    may_go: fn(&V) -> bool,
 }
 
 #[derive(Debug)]
@@ -33,8 +37,8 @@ struct Stripe<K, V> {
 }
 
 impl<K: Hash + Eq + Copy, V> Kept<K, V> {
-    /// Makes room for `most` records, about.
-    pub(super) fn new(most: usize) -> Self {
+    /// Makes room for `most` records, about, of which those that `may_go` make room for others.
+    pub(super) fn new(most: usize, may_go: fn(&V) -> bool) -> Self {
         let hasher = RandomState::default();
         let stripe = |_| {
             Mutex::new(Stripe {
@@ -46,6 +50,7 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
             stripes: std::array::from_fn(stripe),
             hasher,
             most: most.div_ceil(STRIPES).max(1),
+            may_go,
         }
     }
 
@@ -67,9 +72,13 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
         see: impl FnOnce(&V) -> T,
     ) -> Result<T, E> {
         let mut stripe = self.stripe(&key);
-        stripe
-            .record(key, self.most, fill)
-            .map(|record| see(record))
+        self.make_room(&mut stripe, &key);
+        stripe.record(key, fill).map(|record| see(record))
+    }
+
+    /// Shows `see` the record under a key, if it is kept.
+    pub(super) fn peek<T>(&self, key: &K, see: impl FnOnce(&V) -> T) -> Option<T> {
+        self.stripe(key).records.get(key).map(see)
     }
 
     /// Lets `work` change the record under a key and write it; one that is not kept is made by `fill` first. If
@@ -85,7 +94,8 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
             key,
             is_whole: false,
         };
-        let outcome = work(changing.stripe.record(key, self.most, fill)?);
+        self.make_room(&mut changing.stripe, &key);
+        let outcome = work(changing.stripe.record(key, fill)?);
         changing.is_whole = outcome.is_ok();
         outcome
     }
@@ -94,6 +104,22 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
     pub(super) fn forget_all(&self) {
         for stripe in &self.stripes {
             lock(stripe).records.clear();
+        }
+    }
+
+    /// Lets a record go, if there is no room for another one.
+    fn make_room(&self, stripe: &mut Stripe<K, V>, key: &K) {
+        if stripe.records.len() < self.most || stripe.records.contains_key(key) {
+            return;
+        }
+        for _ in 0..LOOKS_MAX {
+            let next = stripe.turn.saturating_add(1);
+            stripe.turn = if next < stripe.records.len() { next } else { 0 };
+            let at_turn = stripe.records.get_index(stripe.turn);
+            if at_turn.is_some_and(|(_, record)| (self.may_go)(record)) {
+                stripe.records.swap_remove_index(stripe.turn);
+                return;
+            }
         }
     }
 
@@ -106,17 +132,7 @@ impl<K: Hash + Eq + Copy, V> Kept<K, V> {
 }
 
 impl<K: Hash + Eq + Copy, V> Stripe<K, V> {
-    fn record<E>(
-        &mut self,
-        key: K,
-        most: usize,
-        fill: impl FnOnce() -> Result<V, E>,
-    ) -> Result<&mut V, E> {
-        if self.records.len() >= most && !self.records.contains_key(&key) {
-            let next = self.turn.saturating_add(1);
-            self.turn = if next < most { next } else { 0 };
-            self.records.swap_remove_index(self.turn);
-        }
+    fn record<E>(&mut self, key: K, fill: impl FnOnce() -> Result<V, E>) -> Result<&mut V, E> {
         match self.records.entry(key) {
             Entry::Occupied(kept) => Ok(kept.into_mut()),
             Entry::Vacant(place) => Ok(place.insert(fill()?)),
@@ -150,7 +166,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_what_was_written_last() {
         // Shows that a record is filled once, follows its changes, and is filled anew after a write.
-        let kept = Kept::new(64);
+        let kept = Kept::new(64, |_| true);
         assert_eq!((filled(&kept, 7), filled(&kept, 8)), (7, 7));
         let add_one = |value: &mut u64| {
             *value += 1;
@@ -167,7 +183,7 @@ mod tests {
     #[test]
     fn what_failed_half_way_is_forgotten() {
         // Shows that a change that fails or panics leaves nothing that somebody reads.
-        let kept = Kept::new(64);
+        let kept = Kept::new(64, |_| true);
         let half = |value: &mut u64| {
             *value = 99;
             Err::<(), ()>(())
@@ -189,7 +205,7 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_there_is_room() {
         // Shows that old records make room, and that the newest is always there.
-        let kept = Kept::new(2 * STRIPES);
+        let kept = Kept::new(2 * STRIPES, |_| true);
         for key in 0..10_000u32 {
             kept.read(key, || Ok::<_, ()>(key), |_| ()).unwrap();
             let again = kept.read(key, || Err(()), |value| *value);
@@ -198,5 +214,21 @@ mod tests {
         for stripe in &kept.stripes {
             assert_eq!(lock(stripe).records.len(), 2);
         }
+    }
+
+    #[test]
+    fn what_may_not_go_stays() {
+        // Shows that a record which is still to be written makes room for none.
+        let kept = Kept::new(STRIPES, |value: &u32| value % 2 == 0);
+        let looked_up = |key: u32| kept.read(key, || Ok::<_, ()>(key), |value| *value);
+        for key in (1..200).step_by(2).chain((0..1_000).step_by(2)) {
+            assert_eq!(looked_up(key), Ok(key));
+        }
+        for key in (1..200).step_by(2) {
+            assert_eq!(kept.peek(&key, |value| *value), Some(key));
+        }
+        let even = (0..1_000).step_by(2);
+        let stayed = even.filter(|key| kept.peek(key, |_| ()).is_some());
+        assert!(stayed.count() <= STRIPES);
     }
 }

@@ -172,7 +172,7 @@ impl Store {
         hash: &KeyHash,
         now: Timestamp,
     ) -> Result<Option<KeyState>, StoreError> {
-        let inner = self.inner()?;
+        let inner = self.look()?;
         let Some(key) = inner.kept_key(hash)? else {
             return Ok(None);
         };

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, RwLockWriteGuard};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::domain::account::AccountKey;
 
@@ -42,8 +42,8 @@ impl AccountLocks {
     }
 
     /// Waits for the account, beside others who share it.
-    pub(super) async fn shared(&self, account: AccountKey) -> Option<OwnedRwLockReadGuard<()>> {
-        Some(Arc::clone(&self.stripe(account)?.lock).read_owned().await)
+    pub(super) async fn shared(&self, account: AccountKey) -> Option<RwLockReadGuard<'_, ()>> {
+        Some(self.stripe(account)?.lock.read().await)
     }
 
     /// Waits for the account alone.

@@ -167,12 +167,25 @@ impl Store {
         start: PageStart,
         limit: usize,
     ) -> Result<Arc<Page>, StoreError> {
-        let inner = self.inner()?;
+        let inner = self.look()?;
         let read = || inner.page(account, start, limit);
         match start {
             PageStart::Skip(0) => inner.newest.read(account, limit, read),
             PageStart::Skip(_) | PageStart::Before(_) => read().map(Arc::new),
         }
+    }
+
+    /// Returns an account's first page, `limit` memories long, if it need not be read for it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] while the database is being opened anew.
+    pub fn kept_page(
+        &self,
+        account: AccountKey,
+        limit: usize,
+    ) -> Result<Option<Arc<Page>>, StoreError> {
+        Ok(self.look()?.newest.kept(account, limit))
     }
 
     /// Returns a memory as clients get it. `None` if the account has no such memory.
@@ -181,7 +194,7 @@ impl Store {
     ///
     /// [`StoreError`] if the record cannot be read.
     pub fn memory(&self, account: AccountKey, id: MemoryId) -> Result<Option<String>, StoreError> {
-        let inner = self.inner()?;
+        let inner = self.look()?;
         match inner.trees.memories.get(memory_key(account, id))? {
             Some(bytes) => inner.json_of(account, id, &bytes),
             None => Ok(None),

@@ -54,14 +54,16 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod usages;
 mod waiters;
 mod watchdog;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::account::AccountKey;
@@ -108,7 +110,7 @@ use newest::NewestPages;
 use recovery::OnDamage;
 use schema::Trees;
 use swap::SwapError;
-use usage::KeptUsage;
+use usages::Usages;
 
 /// Most usages, keys and names of accounts, each, that are kept decoded; about 1 KiB for all of an account.
 const KEPT_MAX: usize = 16_384;
@@ -160,7 +162,7 @@ pub struct Store(Arc<Handle>);
 #[derive(Debug)]
 struct Handle {
     /// `None` while the database is being opened anew.
-    inner: RwLock<Option<Arc<Inner>>>,
+    inner: ArcSwapOption<Inner>,
     /// Whether there is a database, for those who wait for it.
     state: watch::Sender<State>,
     /// Rung when writes are stopped by a failure.
@@ -195,7 +197,7 @@ struct Inner {
     plans: &'static Plans,
     catalog: Catalog,
     stats: stats::Cache,
-    usages: Kept<AccountKey, KeptUsage>,
+    usages: Arc<Usages>,
     keys: Kept<KeyHash, KeptKey>,
     /// Public ids of accounts.
     names: Kept<AccountKey, String>,
@@ -321,7 +323,7 @@ impl Store {
             in_flight: Mutex::default(),
             options,
             catalog: inner.catalog,
-            inner: RwLock::new(Some(Arc::new(inner))),
+            inner: ArcSwapOption::from_pointee(inner),
             directory,
         };
         Ok((Self(Arc::new(handle)), opened))
@@ -333,8 +335,16 @@ impl Store {
     ///
     /// [`StoreError::Unavailable`] while it is being opened anew.
     fn inner(&self) -> Result<Arc<Inner>, StoreError> {
-        let inner = self.0.inner.read().unwrap_or_else(PoisonError::into_inner);
-        inner.clone().ok_or(StoreError::Unavailable)
+        self.0.inner.load_full().ok_or(StoreError::Unavailable)
+    }
+
+    /// As [`Self::inner`], for what does not wait: threads that look at the same time do not meet in a counter.
+    fn look(&self) -> Result<Look, StoreError> {
+        let inner = self.0.inner.load();
+        if inner.is_none() {
+            return Err(StoreError::Unavailable);
+        }
+        Ok(Look(inner))
     }
 
     /// Returns what `/health` tells. While the database is being opened anew, its figures are 0.
@@ -371,6 +381,7 @@ impl Store {
         if self.0.directory.is_gone() {
             return Err(StoreError::OutcomeUnknown);
         }
+        inner.write_reads()?;
         let flushed = inner.committer.flushed().await;
         flushed.map_err(|_| StoreError::OutcomeUnknown)
     }
@@ -382,6 +393,18 @@ impl Store {
         if let Ok(inner) = self.inner() {
             inner.committer.poison_for_test();
         }
+    }
+}
+
+/// A look at the open database.
+struct Look(arc_swap::Guard<Option<Arc<Inner>>>);
+
+impl std::ops::Deref for Look {
+    type Target = Inner;
+
+    #[expect(clippy::expect_used, reason = "made of one that is there")]
+    fn deref(&self) -> &Inner {
+        self.0.as_ref().expect("an open database")
     }
 }
 
@@ -403,7 +426,10 @@ impl Store {
     }
 
     fn trees(&self) -> Trees {
-        self.inner().unwrap().trees.clone()
+        let inner = self.inner().unwrap();
+        // A test looks at the trees themselves.
+        inner.write_reads().unwrap();
+        inner.trees.clone()
     }
 
     /// To be called after the trees themselves were written.
@@ -476,18 +502,20 @@ impl Inner {
         let marked = Arc::clone(directory);
         let head = audit::Head::read(&trees.audit, damage).map_err(recovering)?;
         audit::index_accounts(&trees, damage).map_err(recovering)?;
+        let catalog = match catalog {
+            Some(catalog) => catalog,
+            None => Self::read_catalog(&trees, damage).map_err(recovering)?,
+        };
+        let usages = Arc::new(Usages::new(&trees, catalog.plans, KEPT_MAX));
         let committer = Committer::start(
             db.clone(),
             high_water,
+            Arc::clone(&usages),
             Box::new(move || marked.mark_unsynced()),
             Arc::clone(alarm),
             options.on_hung_disk,
         )
         .map_err(|error| directory::failed(directory.path(), error))?;
-        let catalog = match catalog {
-            Some(catalog) => catalog,
-            None => Self::read_catalog(&trees, damage).map_err(recovering)?,
-        };
         let outbox = outbox::Outbox::open(&trees, damage).map_err(recovering)?;
         let pages_bytes = options.cache_bytes / PAGES_PART;
         let pages_bytes = usize::try_from(pages_bytes).unwrap_or(usize::MAX);
@@ -499,9 +527,9 @@ impl Inner {
             plans: catalog.plans,
             catalog,
             stats: stats::Cache::new(),
-            usages: Kept::new(KEPT_MAX),
-            keys: Kept::new(KEPT_MAX),
-            names: Kept::new(KEPT_MAX),
+            usages,
+            keys: Kept::new(KEPT_MAX, |_| true),
+            names: Kept::new(KEPT_MAX, |_| true),
             newest: NewestPages::new(pages_bytes),
             audit: Mutex::new(head),
             erasing: Mutex::default(),
@@ -514,6 +542,18 @@ impl Inner {
         };
         let settled = inner.recover(damage).map_err(recovering)?;
         Ok((inner, settled))
+    }
+
+    /// Writes what reads have debited, for whoever looks at the tree of usages itself.
+    fn write_reads(&self) -> Result<(), StoreError> {
+        if self.committer.is_poisoned() {
+            return Ok(());
+        }
+        let written = self.usages.write_reads(usize::MAX);
+        if let Err(StoreError::Database(error @ sled::Error::Io(_))) = &written {
+            self.committer.poison(error);
+        }
+        written.map(drop)
     }
 
     /// Says whether anything may be written: the disk is not about to be full, and has not failed.

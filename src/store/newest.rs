@@ -4,9 +4,10 @@
 //! somebody may have seen the write, nobody sees a page from before it.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use foldhash::fast::RandomState;
 use lru::LruCache;
 
 use crate::domain::account::AccountKey;
@@ -57,7 +58,7 @@ impl NewestPages {
         };
         Self {
             stripes: std::array::from_fn(|_| Mutex::new(stripe())),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             bytes_max: bytes / STRIPES,
         }
     }
@@ -81,10 +82,8 @@ impl NewestPages {
     ) -> Result<Arc<Page>, StoreError> {
         let begun = {
             let mut stripe = self.stripe(account);
-            if let Some(kept) = stripe.pages.get(&account)
-                && kept.limit == limit
-            {
-                return Ok(Arc::clone(&kept.page));
+            if let Some(page) = stripe.kept(account, limit) {
+                return Ok(page);
             }
             stripe.written
         };
@@ -95,6 +94,11 @@ impl NewestPages {
             stripe.keep(account, limit, Arc::clone(&page), self.bytes_max);
         }
         Ok(page)
+    }
+
+    /// Returns the first page of an account, `limit` memories long, if it is kept.
+    pub(super) fn kept(&self, account: AccountKey, limit: usize) -> Option<Arc<Page>> {
+        self.stripe(account).kept(account, limit)
     }
 
     /// Takes away what is kept of an account, and keeps nothing of it as long as what is returned lives.
@@ -111,6 +115,11 @@ impl NewestPages {
 }
 
 impl Stripe {
+    fn kept(&mut self, account: AccountKey, limit: usize) -> Option<Arc<Page>> {
+        let kept = self.pages.get(&account)?;
+        (kept.limit == limit).then(|| Arc::clone(&kept.page))
+    }
+
     fn forget(&mut self, account: AccountKey) {
         if let Some(gone) = self.pages.pop(&account) {
             self.bytes = self.bytes.saturating_sub(gone.page.entries.len());

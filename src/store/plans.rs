@@ -111,6 +111,7 @@ impl Store {
     pub fn plan_uses(&self) -> Result<BTreeMap<PlanNo, PlanUse>, StoreError> {
         let inner = self.inner()?;
         let mut uses: BTreeMap<PlanNo, PlanUse> = BTreeMap::new();
+        inner.write_reads()?;
         for bytes in inner.trees.usage.iter().values() {
             let Ok(usage) = decode_usage(&bytes?, inner.plans) else {
                 continue;

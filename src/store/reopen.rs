@@ -9,7 +9,7 @@
 //! a read shows may not be what the disk holds, and a later `fdatasync` would not say so. `UNSYNCED` in
 //! the directory remembers that across the end of the process.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::OpenError;
@@ -46,8 +46,7 @@ impl Store {
     /// Says whether there is a database.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        let inner = self.0.inner.read().unwrap_or_else(PoisonError::into_inner);
-        inner.is_some()
+        self.look().is_ok()
     }
 
     /// Waits while the database is being opened anew. Returns at once if it is open, or could not be opened.
@@ -163,9 +162,7 @@ impl Store {
     }
 
     fn put(&self, inner: Option<Arc<Inner>>, state: State) -> Option<Arc<Inner>> {
-        let mut slot = self.0.inner.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *slot, inner);
-        drop(slot);
+        let old = self.0.inner.swap(inner);
         self.0.state.send_replace(state);
         old
     }

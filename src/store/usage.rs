@@ -8,21 +8,15 @@ use crate::domain::plan::{Operation, Plan, Plans};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::{Balance, KeyNo, Payer, Refusal, Usage};
 
-use super::codec::{decode, encode};
-use super::swap::{SwapError, until_won};
+use super::codec::decode;
+use super::swap::SwapError;
+use super::usages::{Read, Written};
 use super::{Inner, OpError, Store, StoreError};
 
 /// Longest wait for a place among an account's writes under way.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How often a waiting write looks again.
 const BUSY_TICK: Duration = Duration::from_millis(5);
-
-/// A usage, and the bytes that it is in its tree.
-#[derive(Debug)]
-pub(super) struct KeptUsage {
-    bytes: sled::IVec,
-    usage: Usage,
-}
 
 /// What a metered read has cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +50,7 @@ impl Store {
         now: Timestamp,
         see: impl FnOnce(&Usage) -> T,
     ) -> Result<T, StoreError> {
-        self.inner()?.see_usage(account, |usage| {
+        self.look()?.see_usage(account, |usage| {
             if now < usage.cycle_end {
                 return see(usage);
             }
@@ -78,16 +72,21 @@ impl Store {
         (operation, cost): (Operation, u64),
         now: Timestamp,
     ) -> Result<Debited, OpError<Refusal>> {
-        let inner = if let Ok(inner) = self.inner() {
+        let inner = if let Ok(inner) = self.look() {
             inner
         } else {
             // The caller has read already: rather late than in vain.
             self.opened().await;
-            self.inner()?
+            self.look()?
         };
         if inner.takes_writes().is_ok() {
-            let step =
-                || inner.swap_usage(account, |usage| usage.debit(payer, operation, cost, now));
+            let read = Read {
+                payer,
+                operation,
+                cost,
+                now,
+            };
+            let step = || inner.debit_read(account, read);
             match inner.run_shared(account, step).await {
                 Ok(balance) => {
                     inner.committer.mark_dirty();
@@ -155,30 +154,17 @@ impl Inner {
         account: AccountKey,
         see: impl FnOnce(&Usage) -> T,
     ) -> Result<T, StoreError> {
-        let load = || self.load_usage(account);
-        self.usages.read(account, load, |kept| see(&kept.usage))
-    }
-
-    fn load_usage(&self, account: AccountKey) -> Result<KeptUsage, StoreError> {
-        let bytes = self.trees.usage.get(account.0)?;
-        let bytes = bytes.ok_or_else(|| self.no_usage(account))?;
-        let usage = decode_usage(&bytes, self.plans)?;
-        Ok(KeptUsage { bytes, usage })
+        self.usages.see(account, see)
     }
 
     /// Writes an account's usage, whatever there was.
     pub(super) fn put_usage(&self, account: AccountKey, usage: &Usage) -> Result<(), StoreError> {
-        let bytes = encode(usage)?;
-        let put = || self.trees.usage.insert(account.0, bytes);
-        self.usages.write(account, put)?;
-        Ok(())
+        self.usages.put(account, usage)
     }
 
     /// Removes an account's usage.
     pub(super) fn remove_usage(&self, account: AccountKey) -> Result<(), StoreError> {
-        let remove = || self.trees.usage.remove(account.0);
-        self.usages.write(account, remove)?;
-        Ok(())
+        self.usages.remove(account)
     }
 
     /// Changes an account's usage in one swap, and nothing besides.
@@ -187,35 +173,8 @@ impl Inner {
         account: AccountKey,
         mut step: impl FnMut(&mut Usage) -> Result<T, SwapError<E>>,
     ) -> Result<T, SwapError<E>> {
-        let load = || self.load_usage(account).map_err(SwapError::Failed);
-        // It is the account's stripe that keeps others out; the swap is there for whoever writes the tree
-        // without it.
-        self.stop_if_failed(until_won(|| {
-            self.usages.change(account, load, |kept| {
-                let result = step(&mut kept.usage)?;
-                let next = sled::IVec::from(encode(&kept.usage)?);
-                let swapped = self.trees.usage.compare_and_swap(
-                    account.0,
-                    Some(&kept.bytes),
-                    Some(next.clone()),
-                )?;
-                swapped.map_err(|_| SwapError::Contended)?;
-                kept.bytes = next;
-                Ok(result)
-            })
-        }))
-    }
-
-    /// Returns why an account has no usage: it was erased, or a record of it is lost.
-    fn no_usage(&self, account: AccountKey) -> StoreError {
-        match self.trees.users.contains_key(account.0) {
-            Ok(false) => StoreError::NoAccount,
-            Ok(true) => {
-                let id = account.anonymous_id();
-                StoreError::Corrupt(format!("{id} has no usage record"))
-            }
-            Err(error) => error.into(),
-        }
+        let step = |usage: &mut Usage| Ok((step(usage)?, Written::Now));
+        self.stop_if_failed(self.usages.change(account, step))
     }
 
     /// Changes an account's usage in one swap, and drops the intents of writes that are complete. What the
@@ -223,20 +182,32 @@ impl Inner {
     pub(super) fn swap_usage<T, E>(
         &self,
         account: AccountKey,
+        step: impl FnMut(&mut Usage) -> Result<T, E>,
+    ) -> Result<T, SwapError<E>> {
+        self.step_usage(account, None, step)
+    }
+
+    /// As [`Self::swap_usage`] with a step that is the debit of a read: if it changes nothing besides, it is
+    /// written soon, and intents stay.
+    fn debit_read(&self, account: AccountKey, read: Read) -> Result<Balance, SwapError<Refusal>> {
+        self.step_usage(account, Some(read), |usage| read.debit(usage))
+    }
+
+    fn step_usage<T, E>(
+        &self,
+        account: AccountKey,
+        read: Option<Read>,
         mut step: impl FnMut(&mut Usage) -> Result<T, E>,
     ) -> Result<T, SwapError<E>> {
         let mut settled = Vec::new();
         let (mut cycle, mut rows_due, mut has_events) = (None, false, false);
-        let result = self.change_usage(account, |usage| {
+        let changed = self.usages.change(account, |usage| {
             settled.clear();
-            settled.extend(
-                usage
-                    .intents
-                    .iter()
-                    .map(|i| i.op)
-                    .filter(|op| self.locks.is_done(account, *op)),
-            );
-            usage.settle(|op| settled.contains(&op));
+            if read.is_none() {
+                let intents = usage.intents.iter().map(|intent| intent.op);
+                settled.extend(intents.filter(|op| self.locks.is_done(account, *op)));
+                usage.settle(|op| settled.contains(&op));
+            }
             let (before, mark) = (usage.cycle, usage.mark());
             let result = step(usage).map_err(SwapError::Refused)?;
             // Always on: what breaks a rule is never written.
@@ -246,8 +217,13 @@ impl Inner {
             }
             cycle = (usage.cycle != before).then_some(usage.cycle);
             (rows_due, has_events) = (usage.is_ledger_due(), !usage.events.events.is_empty());
-            Ok(result)
-        })?;
+            let written = match read {
+                Some(read) if cycle.is_none() && !rows_due && !has_events => Written::Soon(read),
+                _ => Written::Now,
+            };
+            Ok((result, written))
+        });
+        let result = self.stop_if_failed(changed)?;
         self.locks.forget(account, &settled);
         if let Some(cycle) = cycle {
             log::info!("billing cycle {cycle} began for {}", account.anonymous_id());
@@ -332,7 +308,7 @@ mod tests {
     use crate::domain::memory::MemoryId;
     use crate::domain::plan::PlanNo;
     use crate::domain::usage::{INTENTS_MAX, Intent, IntentKind, Share};
-    use crate::store::codec::VALUE_BYTES_MAX;
+    use crate::store::codec::{VALUE_BYTES_MAX, encode};
     use crate::store::keys::ACTIVE_KEYS_MAX;
     use crate::store::testing::NOW;
 

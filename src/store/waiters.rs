@@ -171,7 +171,7 @@ mod tests {
             served += gathered.batch.len();
             tell(gathered.batch, Ok(()));
         }
-        for done in thread.join(None).unwrap() {
+        for done in thread.join().unwrap() {
             assert_eq!(done.blocking_recv(), Ok(Ok(())));
         }
         assert!(began.elapsed() < LONG);

@@ -1,0 +1,227 @@
+//! The usages of accounts: each decoded beside the bytes that the tree holds, and what reads have debited since
+//! those bytes were written.
+//!
+//! A read's debit is counted here at once and written within [`super::committer::TICK`], all those of an account
+//! in one swap; any other change of the account writes them along. It was never durable earlier: a swap for each
+//! read would only be lost by the same crash.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use crate::domain::account::AccountKey;
+use crate::domain::plan::{Operation, Plans};
+use crate::domain::time::Timestamp;
+use crate::domain::usage::{Balance, Payer, Refusal, Usage};
+
+use super::StoreError;
+use super::codec::encode;
+use super::kept::Kept;
+use super::locks::lock;
+use super::schema::Trees;
+use super::swap::{SwapError, until_won};
+use super::usage::decode_usage;
+
+/// Most debits of an account that wait to be written: beyond it the debit writes them itself.
+const READS_MAX: usize = 256;
+
+/// A metered read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub(super) payer: Payer,
+    pub(super) operation: Operation,
+    pub(super) cost: u64,
+    pub(super) now: Timestamp,
+}
+
+impl Read {
+    pub(super) fn debit(self, usage: &mut Usage) -> Result<Balance, Refusal> {
+        usage.debit(self.payer, self.operation, self.cost, self.now)
+    }
+}
+
+/// When a change is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Written {
+    /// Before the step is done.
+    Now,
+    /// Soon: it is a read's debit and nothing else.
+    Soon(Read),
+}
+
+/// A usage, and the bytes that it is in its tree.
+#[derive(Debug)]
+struct KeptUsage {
+    bytes: sled::IVec,
+    /// With the debits of `reads`, which the bytes are without.
+    usage: Usage,
+    reads: Vec<Read>,
+}
+
+/// The tree of usages.
+#[derive(Debug)]
+pub(super) struct Usages {
+    kept: Kept<AccountKey, KeptUsage>,
+    /// Accounts with debits to write.
+    due: Mutex<Vec<AccountKey>>,
+    usage: sled::Tree,
+    users: sled::Tree,
+    plans: &'static Plans,
+}
+
+impl Usages {
+    /// Makes room for `most` usages, about.
+    pub(super) fn new(trees: &Trees, plans: &'static Plans, most: usize) -> Self {
+        Self {
+            kept: Kept::new(most, |kept: &KeptUsage| kept.reads.is_empty()),
+            due: Mutex::default(),
+            usage: trees.usage.clone(),
+            users: trees.users.clone(),
+            plans,
+        }
+    }
+
+    /// Shows `see` an account's usage.
+    pub(super) fn see<T>(
+        &self,
+        account: AccountKey,
+        see: impl FnOnce(&Usage) -> T,
+    ) -> Result<T, StoreError> {
+        let load = || self.load(account);
+        self.kept.read(account, load, |kept| see(&kept.usage))
+    }
+
+    /// Changes an account's usage in one swap, and nothing besides. The step says when that must be.
+    pub(super) fn change<T, E>(
+        &self,
+        account: AccountKey,
+        mut step: impl FnMut(&mut Usage) -> Result<(T, Written), SwapError<E>>,
+    ) -> Result<T, SwapError<E>> {
+        let load = || self.load(account).map_err(SwapError::Failed);
+        // It is the account's stripe that keeps others out; the swap is there for whoever writes the tree
+        // without it.
+        until_won(|| {
+            let changed = self.kept.change(account, load, |kept| {
+                let outcome = self.step(account, kept, &mut step);
+                self.restored(account, kept, outcome)
+            });
+            changed.and_then(|outcome| outcome)
+        })
+    }
+
+    fn step<T, E>(
+        &self,
+        account: AccountKey,
+        kept: &mut KeptUsage,
+        step: impl FnOnce(&mut Usage) -> Result<(T, Written), SwapError<E>>,
+    ) -> Result<T, SwapError<E>> {
+        match step(&mut kept.usage)? {
+            (result, Written::Soon(read)) if kept.reads.len() < READS_MAX => {
+                if kept.reads.is_empty() {
+                    lock(&self.due).push(account);
+                }
+                kept.reads.push(read);
+                Ok(result)
+            }
+            (result, _) => {
+                let next = sled::IVec::from(encode(&kept.usage)?);
+                let (before, after) = (Some(&kept.bytes), Some(next.clone()));
+                let swapped = self.usage.compare_and_swap(account.0, before, after)?;
+                swapped.map_err(|_| SwapError::Contended)?;
+                kept.bytes = next;
+                kept.reads.clear();
+                Ok(result)
+            }
+        }
+    }
+
+    /// After a step that failed the usage may be half changed, and is forgotten. Not so the debits that nobody
+    /// has written yet: they are put onto what the tree holds.
+    fn restored<T, E>(
+        &self,
+        account: AccountKey,
+        kept: &mut KeptUsage,
+        outcome: Result<T, SwapError<E>>,
+    ) -> Result<Result<T, SwapError<E>>, SwapError<E>> {
+        match outcome {
+            Err(error) if !kept.reads.is_empty() => {
+                let reads = std::mem::take(&mut kept.reads);
+                *kept = self.load(account)?;
+                for read in &reads {
+                    if let Err(refusal) = read.debit(&mut kept.usage) {
+                        let id = account.anonymous_id();
+                        log::error!("a read of {id} is not charged: {refusal}");
+                    }
+                }
+                kept.reads = reads;
+                Ok(Err(error))
+            }
+            outcome => outcome.map(Ok),
+        }
+    }
+
+    /// Writes the debits of reads, of so many accounts at most. Returns whether there are more.
+    pub(super) fn write_reads(&self, most: usize) -> Result<bool, StoreError> {
+        let (accounts, more) = {
+            let mut due = lock(&self.due);
+            let rest = due.len().saturating_sub(most);
+            (due.split_off(rest), rest > 0)
+        };
+        for account in accounts {
+            let has_reads = |kept: &KeptUsage| !kept.reads.is_empty();
+            if self.kept.peek(&account, has_reads) != Some(true) {
+                continue; // written along with something else
+            }
+            let written = self.change::<_, Infallible>(account, |_| Ok(((), Written::Now)));
+            match written {
+                Ok(()) | Err(SwapError::Failed(StoreError::NoAccount)) => {}
+                Err(SwapError::Failed(error)) => return Err(error),
+                // Whoever wrote around us goes on; so do we, later.
+                Err(SwapError::Contended) => lock(&self.due).push(account),
+                Err(SwapError::Refused(never)) => match never {},
+            }
+        }
+        Ok(more)
+    }
+
+    /// Writes an account's usage, whatever there was.
+    pub(super) fn put(&self, account: AccountKey, usage: &Usage) -> Result<(), StoreError> {
+        let bytes = encode(usage)?;
+        self.kept
+            .write(account, || self.usage.insert(account.0, bytes))?;
+        Ok(())
+    }
+
+    /// Removes an account's usage.
+    pub(super) fn remove(&self, account: AccountKey) -> Result<(), StoreError> {
+        self.kept.write(account, || self.usage.remove(account.0))?;
+        Ok(())
+    }
+
+    /// Forgets every usage: the tree was written around this.
+    pub(super) fn forget_all(&self) {
+        self.kept.forget_all();
+    }
+
+    fn load(&self, account: AccountKey) -> Result<KeptUsage, StoreError> {
+        let bytes = self.usage.get(account.0)?;
+        let bytes = bytes.ok_or_else(|| self.no_usage(account))?;
+        let usage = decode_usage(&bytes, self.plans)?;
+        Ok(KeptUsage {
+            bytes,
+            usage,
+            reads: Vec::new(),
+        })
+    }
+
+    /// Returns why an account has no usage: it was erased, or a record of it is lost.
+    fn no_usage(&self, account: AccountKey) -> StoreError {
+        match self.users.contains_key(account.0) {
+            Ok(false) => StoreError::NoAccount,
+            Ok(true) => {
+                let id = account.anonymous_id();
+                StoreError::Corrupt(format!("{id} has no usage record"))
+            }
+            Err(error) => error.into(),
+        }
+    }
+}
