@@ -121,7 +121,6 @@ impl Sim {
         let is_afresh = email.is_some() && gone.any(|gone| gone.account.email == account.email);
         self.figures.afresh += u64::from(is_afresh);
         self.model.accounts.push(account);
-        self.unflushed.clear();
         Ok(())
     }
 
@@ -188,7 +187,6 @@ impl Sim {
         let Some((made, (at, given))) = self.agree("new key", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
         let Some(at) = at else {
             let plan = plan.unwrap_or(Plan::FREE);
             same("plan of a new account", &made.plan, &plan)?;
@@ -203,6 +201,7 @@ impl Sim {
                 true,
             );
         };
+        self.written(at);
         let account = &mut self.model.accounts[at];
         let key = account.keys.len();
         let given = given.unwrap();
@@ -246,7 +245,7 @@ impl Sim {
         let Some((found, ())) = self.agree("rotate", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
+        self.written(key.0);
         let account = &mut self.model.accounts[key.0];
         let (made, at) = (&found.successor, account.keys.len() - 1);
         let id = made.key.id.to_string();
@@ -292,7 +291,6 @@ impl Sim {
         let Some(((_, found), ())) = self.agree("change key", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
         let account = &self.model.accounts[key.0];
         same("changed key", &row(&found), &key_row(account, key.1, now))?;
         self.principal(key).map(drop)
@@ -335,7 +333,6 @@ impl Sim {
         let Some((revoked, at)) = self.agree("revoke", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
         let account = &self.model.accounts[key.0];
         same(
             "revoked at",
@@ -471,7 +468,7 @@ impl Sim {
         let Some((found, ())) = self.agree("plan", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
+        self.written(at);
         let account = &mut self.model.accounts[at];
         let before = account.change_plan(plan, self.now);
         same(

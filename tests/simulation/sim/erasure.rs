@@ -52,7 +52,7 @@ impl Sim {
         let Some((receipt, ())) = self.agree("erase", done.map_err(no), expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
+        self.written(at);
         let account = self.model.accounts.remove(at);
         let erased = receipt.erased;
         let found = (erased.memories, erased.keys, erased.ledger_rows_kept);

@@ -18,7 +18,8 @@ impl Sim {
     pub(super) fn debit(&mut self, by: Who, operation: Operation) -> Result<Numbers, Refused> {
         let account = &mut self.model.accounts[by.0];
         let before = Unflushed {
-            by,
+            account: account.name,
+            first: account.keys[by.1].lineage,
             money: account.money,
             spent: account.first(by.1).spent,
             ledger: account.ledger.clone(),
@@ -145,7 +146,9 @@ impl Sim {
         match self.agree("add", found, expected)? {
             None => Ok(()),
             Some((found, expected)) => {
-                self.unflushed.clear();
+                if !expected.replayed {
+                    self.written(by.0);
+                }
                 same("add", &found, &expected)
             }
         }
@@ -168,7 +171,7 @@ impl Sim {
         let Some((found, (entry, left))) = self.agree("change", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
+        self.written(by.0);
         same(
             "changed",
             &serde_json::from_str(&found.0.entry).ok(),
@@ -194,7 +197,7 @@ impl Sim {
         let Some((found, left)) = self.agree("delete", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
+        self.written(by.0);
         same("after a delete", &numbers(&found.balance), &left)
     }
 

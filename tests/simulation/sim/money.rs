@@ -65,7 +65,6 @@ impl Sim {
         let Some((found, (answer, replayed))) = self.agree("adjust", found, expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
         let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         let shown = (found.status, parsed(&found.body), found.replayed);
         same("adjustment", &shown, &(200, parsed(&answer), replayed))?;
@@ -77,6 +76,7 @@ impl Sim {
             };
             let account = &mut self.model.accounts[at];
             account.adjustments.insert(name.to_owned(), replay);
+            self.written(at);
         }
         Ok(())
     }
@@ -90,7 +90,6 @@ impl Sim {
         let Some((row, ())) = self.agree("suspend", done.map_err(no), expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
         let now = self.now;
         let account = &mut self.model.accounts[at];
         account.suspended = match (suspended, account.suspended) {
@@ -133,7 +132,6 @@ impl Sim {
         let Some((moved, changed)) = self.agree("e-mail", done.map_err(no), expected)? else {
             return Ok(());
         };
-        self.unflushed.clear();
         let account = &mut self.model.accounts[at];
         let shown = (moved.previous_account_id, moved.account_id, moved.changed);
         same(
