@@ -121,7 +121,7 @@ fn put(text: &mut [u8], span: Range<usize>, mut number: u32) {
 
 impl Timestamp {
     /// Calls `with` with its text. Each answer has some of them: chrono takes six times as long.
-    fn with_text<T>(self, with: impl FnOnce(&str) -> T) -> T {
+    pub(crate) fn with_text<T>(self, with: impl FnOnce(&str) -> T) -> T {
         let at = self.to_datetime();
         let year = u32::try_from(at.year()).ok().filter(|year| *year <= 9_999);
         let Some(year) = year else {

@@ -12,6 +12,7 @@ use crate::domain::time::Timestamp;
 
 use super::apikey::KeyJson;
 use super::error::{ApiError, Code};
+use super::json::{Json, object};
 use super::limits::authenticate_body;
 use super::reply::{Answer, Reply, low_credits, percent};
 use super::request::{Fields, Request};
@@ -207,6 +208,36 @@ pub(crate) struct MemoryUsageJson {
     remaining: u64,
 }
 
+impl Json for CreditsJson<'_> {
+    fn write(&self, out: &mut String) {
+        object!(
+            out,
+            self,
+            account_id,
+            api_key,
+            key_id,
+            plan,
+            credits_remaining,
+            credits_limit,
+            percent_remaining,
+            days_until_reset,
+            reset_date,
+            warnings,
+            credits_used_this_cycle,
+            total_credits_used,
+            last_activity,
+            status,
+            memory_usage
+        );
+    }
+}
+
+impl Json for MemoryUsageJson {
+    fn write(&self, out: &mut String) {
+        object!(out, self, current_count, limit, percent_used, remaining);
+    }
+}
+
 /// `GET /credits`.
 pub(super) async fn credits(app: App, request: Request) -> Answer {
     let principal = request.principal()?;
@@ -226,7 +257,7 @@ pub(super) async fn credits(app: App, request: Request) -> Answer {
     if balance.memory_remaining == 0 {
         warnings.push("Memory limit reached - cannot add more memories");
     }
-    Reply::json(
+    Ok(Reply::written(
         StatusCode::OK,
         &CreditsJson {
             account_id,
@@ -250,5 +281,40 @@ pub(super) async fn credits(app: App, request: Request) -> Answer {
                 remaining: balance.memory_remaining,
             },
         },
-    )
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json::assert_as_serde;
+    use super::*;
+
+    #[test]
+    fn credits_are_written_as_serde_writes_them() {
+        // Shows that no field is forgotten or misnamed, with and without what may be missing.
+        let credits = |warnings, last_activity| CreditsJson {
+            account_id: "al\"@example.com".to_owned(),
+            api_key: "jav1234…",
+            key_id: "key_1",
+            plan: Plan::PREMIUM,
+            credits_remaining: 1,
+            credits_limit: 2,
+            percent_remaining: 87.5,
+            days_until_reset: 3,
+            reset_date: Timestamp::from_micros(4),
+            warnings,
+            credits_used_this_cycle: 5,
+            total_credits_used: 6,
+            last_activity,
+            status: "active",
+            memory_usage: MemoryUsageJson {
+                current_count: 7,
+                limit: 8,
+                percent_used: 0.0,
+                remaining: 9,
+            },
+        };
+        assert_as_serde(&credits(vec!["a", "b"], Some(Timestamp::from_micros(5))));
+        assert_as_serde(&credits(Vec::new(), None));
+    }
 }

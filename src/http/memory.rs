@@ -17,6 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::store::{Added, Debited};
 
 use super::error::{ApiError, Code};
+use super::json::{self, Json, object};
 use super::reply::{Answer, CreditInfo, MemoryRoom, Reply, low_credits, splice, to_json};
 use super::request::Request;
 
@@ -42,6 +43,20 @@ pub(crate) struct AddedJson {
     /// As in `credit_info`.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
+}
+
+impl Json for AddedJson {
+    fn write(&self, out: &mut String) {
+        object!(
+            out,
+            self,
+            message,
+            total_memories,
+            memory_usage,
+            credit_info;
+            warning
+        );
+    }
 }
 
 /// `POST /memory`.
@@ -84,18 +99,14 @@ pub(super) fn added_body(added: &Added, cost: u64) -> String {
         cost,
         balance: added.balance,
     };
-    let rest = to_json(&AddedJson {
+    let rest = json::text(&AddedJson {
         message: "Memory entry added successfully",
         total_memories: added.total,
         memory_usage: MemoryRoom::of(&added.balance),
         credit_info: CreditInfo::of(&debited),
         warning: low_credits(&added.balance),
     });
-    splice(
-        "entry",
-        &[&added.entry],
-        &rest.unwrap_or_else(|_| "{}".to_owned()),
-    )
+    splice("entry", &[&added.entry], &rest)
 }
 
 /// Returns the client's `Idempotency-Key`.
@@ -151,6 +162,18 @@ pub(crate) struct MemoryPagination {
     /// Goes on after this page; null at the end.
     #[schema(required = true)]
     next_cursor: Option<String>,
+}
+
+impl Json for PageJson {
+    fn write(&self, out: &mut String) {
+        object!(out, self, pagination, timestamp, credit_info; warning);
+    }
+}
+
+impl Json for MemoryPagination {
+    fn write(&self, out: &mut String) {
+        object!(out, self, page, limit, total, pages, next_cursor);
+    }
 }
 
 /// `GET /memory`.
@@ -212,7 +235,7 @@ pub(super) fn page_body(
         debited,
         now,
     } = listed;
-    let rest = to_json(&PageJson {
+    let rest = json::text(&PageJson {
         pagination: MemoryPagination {
             page,
             limit,
@@ -223,7 +246,7 @@ pub(super) fn page_body(
         timestamp: *now,
         credit_info: CreditInfo::of(debited),
         warning: low_credits(&debited.balance),
-    })?;
+    });
     Ok(splice("memories", &["[", &found.entries, "]"], &rest))
 }
 
@@ -272,14 +295,20 @@ pub(crate) struct ReadJson {
     warning: Option<&'static str>,
 }
 
+impl Json for ReadJson {
+    fn write(&self, out: &mut String) {
+        object!(out, self, credit_info; warning);
+    }
+}
+
 /// `GET /memory/{id}`.
 pub(super) async fn read(app: App, request: Request) -> Answer {
     let id = MemoryId::parse(&request.path_param("id")?);
     let (entry, debited) = app.read_memory(request.principal()?, id).await?;
-    let rest = to_json(&ReadJson {
+    let rest = json::text(&ReadJson {
         credit_info: CreditInfo::of(&debited),
         warning: low_credits(&debited.balance),
-    })?;
+    });
     let body = splice("memory", &[&entry], &rest);
     Ok(Reply::json_text(StatusCode::OK, body).metered(&debited, app.now()))
 }
@@ -336,4 +365,52 @@ pub(super) async fn delete(app: App, request: Request) -> Answer {
             memory_usage: MemoryRoom::of(&deleted.balance),
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json::assert_as_serde;
+    use super::*;
+
+    #[test]
+    fn answers_are_written_as_serde_writes_them() {
+        // Shows that no field is forgotten or misnamed, with and without what may be missing.
+        for (warning, cursor) in [
+            (None, None),
+            (Some("low \"credits\""), Some("c".to_owned())),
+        ] {
+            let credit_info = || CreditInfo {
+                credits_remaining: 1,
+                credits_used: 2,
+                warning,
+            };
+            assert_as_serde(&AddedJson {
+                message: "added",
+                total_memories: 3,
+                memory_usage: MemoryRoom {
+                    current_count: 4,
+                    limit: 5,
+                    remaining: 6,
+                },
+                credit_info: credit_info(),
+                warning,
+            });
+            assert_as_serde(&PageJson {
+                pagination: MemoryPagination {
+                    page: warning.map(|_| 7),
+                    limit: 8,
+                    total: 9,
+                    pages: 10,
+                    next_cursor: cursor,
+                },
+                timestamp: Timestamp::from_micros(11),
+                credit_info: credit_info(),
+                warning,
+            });
+            assert_as_serde(&ReadJson {
+                credit_info: credit_info(),
+                warning,
+            });
+        }
+    }
 }

@@ -21,6 +21,7 @@ mod erasure;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod json;
 mod ledger;
 mod limits;
 mod memory;

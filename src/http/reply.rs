@@ -11,6 +11,7 @@ use crate::domain::usage::Balance;
 use crate::store::Debited;
 
 use super::error::ApiError;
+use super::json::{self, Json, object};
 
 /// The warning of a body or a list of warnings under a quarter of the plan's credits.
 pub(crate) const LOW_CREDITS: &str = "Low credits - less than 25% remaining";
@@ -52,6 +53,11 @@ impl Reply {
     /// A 500 if the value has no JSON form, which no type of ours has.
     pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
         Ok(Self::json_text(status, to_json(value)?))
+    }
+
+    /// Makes an answer of a value that writes itself.
+    pub(super) fn written(status: StatusCode, value: &impl Json) -> Self {
+        Self::json_text(status, json::text(value))
     }
 
     /// Says in headers what the request cost and what is left.
@@ -130,6 +136,12 @@ pub(crate) struct CreditInfo {
     pub warning: Option<&'static str>,
 }
 
+impl Json for CreditInfo {
+    fn write(&self, out: &mut String) {
+        object!(out, self, credits_remaining, credits_used; warning);
+    }
+}
+
 impl CreditInfo {
     pub(super) fn of(debited: &Debited) -> Self {
         Self {
@@ -154,6 +166,12 @@ pub(crate) struct MemoryRoom {
     pub limit: u64,
     /// Memories that can still be added.
     pub remaining: u64,
+}
+
+impl Json for MemoryRoom {
+    fn write(&self, out: &mut String) {
+        object!(out, self, current_count, limit, remaining);
+    }
 }
 
 impl MemoryRoom {

@@ -414,7 +414,8 @@ fn sigterm_ends_within_the_drain_time_whatever_is_open() {
 #[test]
 fn a_request_under_way_is_answered_before_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &[], &[]);
+    // On one thread, so that who is answered knows that those before it were read.
+    let process = Process::start(folder.path(), &["--workers", "1"], &[]);
     let key = process.client().sign_up("a@example.com", "Free");
     let mut stream = TcpStream::connect(process.address).unwrap();
     let body = memory("last").to_string();
@@ -440,7 +441,7 @@ fn a_request_under_way_is_answered_before_the_end() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &["--drain-seconds", "60"], &[]);
+    let process = Process::start(folder.path(), &["--drain-seconds", "60", "--workers", "1"], &[]);
     let key = process.client().sign_up("a@example.com", "Free");
     let slow = half_a_request(&process, &key);
     process
