@@ -1,5 +1,6 @@
 //! The server: opens the store, listens, serves, and ends within its drain time.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,9 +14,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::Service;
 
 use crate::app::{App, BackupSettings, Failure, RateLimits, Settings, WebhookEndpoint};
 use crate::clock::Clock;
@@ -324,12 +326,16 @@ impl Server {
         let sweeper = tokio::spawn(sweep(app.clone()));
         let auditor = tokio::spawn(watch_audit(app.clone()));
         let backups = tokio::spawn(back_up(app.clone()));
-        let routes = warp::service(http::routes(&app));
         let slots = Arc::new(Semaphore::new(connections_max));
         let graceful = GracefulShutdown::new();
         let stopping = Arc::new(AtomicBool::new(false));
         let builder = connection_builder();
-        let workers = Workers::start(workers).map_err(EndError::Workers)?;
+        let apart = || {
+            let app = app.apart();
+            let routes = warp::service(http::routes(&app));
+            (app, routes)
+        };
+        let workers = Workers::start(workers, apart).map_err(EndError::Workers)?;
         let opening = keep_open(store.clone());
         // `Some` if the database is lost.
         let mut end = pin!(async {
@@ -357,42 +363,15 @@ impl Server {
                 }
             };
             let activity = Arc::new(Activity::new(idle, Arc::clone(&stopping)));
-            let (app, routes, watched) = (app.clone(), routes.clone(), Arc::clone(&activity));
-            let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let (app, routes) = (app.clone(), routes.clone());
-                let under_way = watched.begin();
-                async move {
-                    if !app.is_open() && request.uri().path() != HEALTH {
-                        // Past this time there is an answer all the same: 503.
-                        let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
-                    }
-                    let (request, rest) = http::keep_rest(request);
-                    let answer = http::answer(app, routes, request, peer.ip()).await;
-                    rest.throw_away();
-                    drop(under_way);
-                    answer
-                }
-            });
+            let accepted = Accepted {
+                stream,
+                peer,
+                slot: slot.ok(),
+            };
             let (builder, watcher) = (builder.clone(), graceful.watcher());
-            workers.spawn(async move {
-                let connection = async {
-                    // Away from the accept loop's poller, to that of the thread it lives on.
-                    let stream = stream.into_std().and_then(TcpStream::from_std);
-                    let Ok(stream) =
-                        stream.inspect_err(|error| log::warn!("a connection: {error}"))
-                    else {
-                        return;
-                    };
-                    let io = TokioIo::new(without_delay(stream));
-                    let connection = builder.serve_connection(io, service);
-                    // A client that goes away in the middle is told nothing.
-                    let _ = watcher.watch(connection.into_owned()).await;
-                };
-                tokio::select! {
-                    () = connection => {}
-                    () = activity.ended() => {}
-                }
-                drop(slot);
+            workers.spawn(|(app, routes)| {
+                let (app, routes) = (app.clone(), routes.clone());
+                serve(accepted, app, routes, builder, watcher, activity)
             });
         };
         drop(listener);
@@ -421,6 +400,62 @@ impl Server {
         log::info!("stopped, everything is on the disk");
         Ok(())
     }
+}
+
+/// A connection, and its place among those that there may be.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Always one: nobody closes the semaphore.
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+/// Answers what comes over a connection, until it ends or nothing has come for too long.
+async fn serve<R>(
+    accepted: Accepted,
+    app: App,
+    routes: R,
+    builder: auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+    activity: Arc<Activity>,
+) where
+    R: Service<
+            hyper::Request<http::SharedBody<Incoming>>,
+            Response = warp::reply::Response,
+            Error = Infallible,
+        > + Clone
+        + Send
+        + 'static,
+    R::Future: Send,
+{
+    let Accepted { stream, peer, slot } = accepted;
+    let watched = Arc::clone(&activity);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (app, routes) = (app.clone(), routes.clone());
+        let under_way = watched.begin();
+        async move {
+            if !app.is_open() && request.uri().path() != HEALTH {
+                // Past this time there is an answer all the same: 503.
+                let _ = tokio::time::timeout(OPENING_WAIT, app.opened()).await;
+            }
+            let (request, rest) = http::keep_rest(request);
+            let answer = http::answer(app, routes, request, peer.ip()).await;
+            rest.throw_away();
+            drop(under_way);
+            answer
+        }
+    });
+    let io = match moved_here(stream) {
+        Ok(stream) => TokioIo::new(without_delay(stream)),
+        Err(error) => return log::warn!("a connection is lost: {error}"),
+    };
+    let connection = watcher.watch(builder.serve_connection(io, service).into_owned());
+    tokio::select! {
+        // A client that goes away in the middle is told nothing.
+        _ = connection => {}
+        () = activity.ended() => {}
+    }
+    drop(slot);
 }
 
 /// Lets requests and deliveries under way end, within this time.
@@ -476,6 +511,11 @@ fn try_listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Takes a connection from the poller of the thread that accepted it to that of the thread it lives on.
+fn moved_here(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// Small answers go out at once.

@@ -15,41 +15,57 @@ use tokio::sync::oneshot;
 /// How long what was cut may hold up the end.
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
-/// Threads with a runtime each; none of their own if they are the caller's.
+/// Threads with a runtime each; one that is the caller's if there are none of their own. Each has a `T`.
 #[derive(Debug)]
-pub(crate) struct Workers(Vec<Worker>);
+pub(crate) struct Workers<T>(Vec<Worker<T>>);
 
 #[derive(Debug)]
-struct Worker {
+struct Worker<T> {
     runtime: Handle,
+    own: T,
     /// Connections that live here.
     load: Arc<AtomicUsize>,
+    /// None of the caller's runtime.
+    thread: Option<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
 
-impl Workers {
-    /// Starts so many threads. With none, everything runs on the caller's runtime: for tests, which move its
-    /// clock.
+impl<T> Workers<T> {
+    /// Starts so many threads, with what `make` makes for each. With none, everything runs on the caller's runtime:
+    /// for tests, which move its clock.
     ///
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn start(threads: usize) -> io::Result<Self> {
+    pub(crate) fn start(threads: usize, make: impl Fn() -> T) -> io::Result<Self> {
+        if threads == 0 {
+            return Ok(Self(vec![Worker::of(Handle::current(), make(), None)]));
+        }
+        let start = |number| {
+            let (runtime, thread) = Thread::start(number)?;
+            Ok(Worker::of(runtime, make(), Some(thread)))
+        };
         (1..=threads)
-            .map(Worker::start)
+            .map(start)
             .collect::<io::Result<_>>()
             .map(Self)
     }
 
-    /// Runs a connection on the thread that has the fewest.
-    pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let load = |worker: &&Worker| worker.load.load(Ordering::Relaxed);
+    /// Runs a connection on the thread that has the fewest. `connect` makes it, of what that thread has.
+    pub(crate) fn spawn<C>(&self, connect: impl FnOnce(&T) -> C)
+    where
+        C: Future<Output = ()> + Send + 'static,
+    {
+        let load = |worker: &&Worker<T>| worker.load.load(Ordering::Relaxed);
         let Some(worker) = self.0.iter().min_by_key(load) else {
-            tokio::spawn(connection);
-            return;
+            return; // there is always one
         };
-        let one = One::of(&worker.load);
+        let (one, connection) = (One::of(&worker.load), connect(&worker.own));
         worker.runtime.spawn(async move {
             connection.await;
             drop(one);
@@ -59,10 +75,10 @@ impl Workers {
     /// Cuts what is left on the threads, and waits a moment for them to end.
     pub(crate) async fn end(self) {
         let mut ending = Vec::new();
-        for worker in self.0 {
+        for thread in self.0.into_iter().filter_map(|worker| worker.thread) {
             // A thread that is gone needs no word.
-            let _ = worker.end.send(());
-            ending.push(worker.ended);
+            let _ = thread.end.send(());
+            ending.push(thread.ended);
         }
         let all = async {
             for ended in ending {
@@ -75,8 +91,19 @@ impl Workers {
     }
 }
 
-impl Worker {
-    fn start(number: usize) -> io::Result<Self> {
+impl<T> Worker<T> {
+    fn of(runtime: Handle, own: T, thread: Option<Thread>) -> Self {
+        Self {
+            runtime,
+            own,
+            load: Arc::default(),
+            thread,
+        }
+    }
+}
+
+impl Thread {
+    fn start(number: usize) -> io::Result<(Handle, Self)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ending) = oneshot::channel();
@@ -88,12 +115,7 @@ impl Worker {
                 runtime.shutdown_timeout(CUT_WAIT);
                 drop(told);
             })?;
-        Ok(Self {
-            runtime: handle,
-            load: Arc::default(),
-            end,
-            ended,
-        })
+        Ok((handle, Self { end, ended }))
     }
 }
 
@@ -121,13 +143,13 @@ mod tests {
     async fn connections_are_spread_and_each_stays_on_one_thread() {
         // Shows that as many connections live on one thread as on another, that one that ends makes room, and
         // that the end cuts those that are left.
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, || ()).unwrap();
         let loads = || workers.0.iter().map(|w| w.load.load(Ordering::Relaxed));
         let mut open = Vec::new();
         for _ in 0..6 {
             let (close, closed) = oneshot::channel::<()>();
             let (says, said) = oneshot::channel();
-            workers.spawn(async move {
+            workers.spawn(|()| async move {
                 let before = std::thread::current().id();
                 let _ = closed.await;
                 let _ = says.send(before == std::thread::current().id());
@@ -147,9 +169,9 @@ mod tests {
     #[tokio::test]
     async fn without_threads_it_is_the_callers_runtime() {
         // Shows that a test's runtime, whose clock stands still, runs connections itself.
-        let workers = Workers::start(0).unwrap();
+        let workers = Workers::start(0, || ()).unwrap();
         let (says, said) = oneshot::channel();
-        workers.spawn(async move {
+        workers.spawn(|()| async move {
             let _ = says.send(std::thread::current().id());
         });
         assert_eq!(said.await, Ok(std::thread::current().id()));

@@ -168,12 +168,11 @@ impl App {
             PageStart::Skip(_) | PageStart::Before(_) => None,
         };
         // What is kept is no work: its debit alone says whether it can be paid.
-        let (page, held) = match kept {
-            Some(page) => (page, None),
-            None => {
-                let held = self.affordable(principal, Operation::ListMemories, now)?;
-                (self.read_page(principal, request, held).await?, Some(held))
-            }
+        let (page, held) = if let Some(page) = kept {
+            (page, None)
+        } else {
+            let held = self.affordable(principal, Operation::ListMemories, now)?;
+            (self.read_page(principal, request, held).await?, Some(held))
         };
         let debited = self.debit(principal, Operation::ListMemories, now).await?;
         let held = match held {

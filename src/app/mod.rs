@@ -78,8 +78,15 @@ pub struct Settings {
 }
 
 /// The service: the store, the clock and the settings, passed to every use case. Clones share it.
+///
+/// Each request makes some clones. What they count is shared by the clones of [`Self::apart`] only: threads that
+/// have one each do not wait for each other's counter.
 #[derive(Clone, Debug)]
-pub struct App(Arc<Inner>);
+#[expect(
+    clippy::redundant_allocation,
+    reason = "the outer one is a thread's own"
+)]
+pub struct App(Arc<Arc<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -99,7 +106,7 @@ impl App {
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Self {
         let limits = Limits::new(&settings.rate_limits, settings.plans, &clock);
         let webhooks = Webhooks::new(&settings.webhooks);
-        Self(Arc::new(Inner {
+        Self(Arc::new(Arc::new(Inner {
             store,
             clock,
             settings,
@@ -108,7 +115,13 @@ impl App {
             audit: audit::Audit::default(),
             limits,
             webhooks,
-        }))
+        })))
+    }
+
+    /// Returns the same service, for a thread of its own.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self(Arc::new(Arc::clone(&self.0)))
     }
 
     /// Returns the time.

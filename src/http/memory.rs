@@ -1,7 +1,10 @@
 //! `/memory` and `/memory/{id}`.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -14,7 +17,7 @@ use crate::app::{
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::plan::Operation;
 use crate::domain::time::Timestamp;
-use crate::store::{Added, Debited};
+use crate::store::{Added, Debited, Page};
 
 use super::error::{ApiError, Code};
 use super::json::{self, Json, object};
@@ -218,24 +221,36 @@ pub(super) async fn list(app: App, request: Request) -> Answer {
             },
         )
         .await?;
-    let body = page_body(principal, &listed, page, limit)?;
-    Ok(Reply::json_text(StatusCode::OK, body).metered(&listed.debited, listed.now))
+    let rest = page_rest(principal, &listed, page, limit);
+    let Listed { debited, now, .. } = listed;
+    let entries = Bytes::from_owner(Entries(listed.page));
+    Ok(Reply::list(StatusCode::OK, "memories", entries, &rest).metered(&debited, now))
 }
 
-/// Returns the body of the answer to `GET /memory`; `page` is the page's number, if it has one.
-pub(super) fn page_body(
+/// The memories of a page that is kept, as bytes.
+struct Entries(Arc<Page>);
+
+impl AsRef<[u8]> for Entries {
+    fn as_ref(&self) -> &[u8] {
+        self.0.entries.as_bytes()
+    }
+}
+
+/// Returns the body of the answer to `GET /memory` but for the memories; `page` is the page's number, if it has
+/// one.
+pub(super) fn page_rest(
     principal: &Principal,
     listed: &Listed,
     page: Option<u64>,
     limit: u64,
-) -> Result<String, ApiError> {
+) -> String {
     let Listed {
         page: found,
         total,
         debited,
         now,
     } = listed;
-    let rest = json::text(&PageJson {
+    json::text(&PageJson {
         pagination: MemoryPagination {
             page,
             limit,
@@ -246,8 +261,7 @@ pub(super) fn page_body(
         timestamp: *now,
         credit_info: CreditInfo::of(debited),
         warning: low_credits(&debited.balance),
-    });
-    Ok(splice("memories", &["[", &found.entries, "]"], &rest))
+    })
 }
 
 /// A cursor is the last memory of a page, with a tag that ties it to the account.

@@ -12,10 +12,10 @@ pub fn added_body(added: &Added, cost: u64) -> String {
     memory::added_body(added, cost)
 }
 
-/// Returns the body of the answer with the first page. `None` if it has no JSON form.
+/// Returns the body of the answer with the first page, but for its memories.
 #[must_use]
-pub fn page_body(principal: &Principal, listed: &Listed, limit: u64) -> Option<String> {
-    memory::page_body(principal, listed, Some(1), limit).ok()
+pub fn page_rest(principal: &Principal, listed: &Listed, limit: u64) -> String {
+    memory::page_rest(principal, listed, Some(1), limit)
 }
 
 /// Returns the cursor that goes on after a memory.

@@ -1,8 +1,12 @@
 //! Answers: JSON bodies, credits in headers, and what the log is told of them.
 
-use bytes::Bytes;
+use bytes::buf::Chain;
+use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use serde::Serialize;
 
 use crate::app::Failure;
@@ -35,6 +39,27 @@ pub(crate) type Answer = Result<Reply, ApiError>;
 #[derive(Debug)]
 pub(crate) struct Reply(Response<Bytes>);
 
+/// The body of an answer: what stands before it, and the rest. They are sent as they are, never copied together.
+pub(crate) type Text = Full<Chain<Chain<Bytes, Bytes>, Bytes>>;
+
+/// What stands before the body that a response has, in two parts; an extension of it.
+#[derive(Clone, Debug, Default)]
+struct Front(Bytes, Bytes);
+
+/// Returns the whole body of a response.
+pub(super) fn whole<B>(mut response: Response<B>) -> (http::response::Parts, Text)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let Front(first, second) = response.extensions_mut().remove().unwrap_or_default();
+    let (parts, mut body) = response.into_parts();
+    // All of ours are one part, and there.
+    let rest = body.frame().now_or_never().flatten().and_then(Result::ok);
+    let rest = rest.and_then(|frame| frame.into_data().ok());
+    let text = first.chain(second).chain(rest.unwrap_or_default());
+    (parts, Full::new(text))
+}
+
 impl Reply {
     /// Makes an answer of JSON text.
     pub(super) fn json_text(status: StatusCode, body: impl Into<Bytes>) -> Self {
@@ -53,6 +78,17 @@ impl Reply {
     /// A 500 if the value has no JSON form, which no type of ours has.
     pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
         Ok(Self::json_text(status, to_json(value)?))
+    }
+
+    /// Makes an answer of the object `rest` with `"name": [items]` at its front. The items are not copied.
+    pub(super) fn list(status: StatusCode, name: &str, items: Bytes, rest: &str) -> Self {
+        let mut end = String::with_capacity(rest.len().saturating_add(1));
+        end.push(']');
+        follow(&mut end, rest);
+        let mut reply = Self::json_text(status, end);
+        let start = Bytes::from(format!("{{\"{name}\":["));
+        reply.0.extensions_mut().insert(Front(start, items));
+        reply
     }
 
     /// Makes an answer of a value that writes itself.
@@ -100,6 +136,12 @@ pub(crate) fn splice(name: &str, raw: &[&str], rest: &str) -> String {
     body.push_str(name);
     body.push_str("\":");
     body.extend(raw.iter().copied());
+    follow(&mut body, rest);
+    body
+}
+
+/// Goes on with an object that has begun with a member: with the members of the object `rest`, to its end.
+fn follow(body: &mut String, rest: &str) {
     match rest.strip_prefix('{') {
         Some("}") | None => body.push('}'),
         Some(members) => {
@@ -107,7 +149,6 @@ pub(crate) fn splice(name: &str, raw: &[&str], rest: &str) -> String {
             body.push_str(members);
         }
     }
-    body
 }
 
 /// Returns the `X-Credits-*` headers.
@@ -245,6 +286,21 @@ mod tests {
         }
         assert_eq!(tenths_of_percent(0, 0), None);
         assert_eq!(percent(7, 8).to_string(), "87.5");
+    }
+
+    #[test]
+    fn a_list_is_sent_in_parts_that_are_one_object() {
+        let items = Bytes::from_static(b"1,2");
+        for (rest, expected) in [
+            (r#"{"b":2}"#, r#"{"a":[1,2],"b":2}"#),
+            ("{}", r#"{"a":[1,2]}"#),
+        ] {
+            let reply = Reply::list(StatusCode::OK, "a", items.clone(), rest);
+            let (_, body) = whole(reply.into_response().map(Full::new));
+            assert_eq!(body.size_hint().exact(), Some(expected.len() as u64));
+            let all = body.collect().now_or_never().unwrap().unwrap().to_bytes();
+            assert_eq!(all, expected);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::telemetry::REQUESTS;
 
 use super::context;
 use super::error::{ApiError, Code};
-use super::reply::credit_headers;
+use super::reply::{Text, credit_headers, whole};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a page of another origin may send. `X-ADMIN-KEY` is not among it.
@@ -42,7 +42,7 @@ pub async fn answer<S, B>(
     mut routes: S,
     mut request: Request<B>,
     peer: IpAddr,
-) -> Result<warp::reply::Response, Infallible>
+) -> Result<Response<Text>, Infallible>
 where
     S: Service<Request<B>, Response = warp::reply::Response, Error = Infallible>,
 {
@@ -74,19 +74,23 @@ where
         };
     }
     finish_headers(&mut response, logged.path, &request_id);
+    let (mut parts, mut body) = whole(response);
     if method == Method::HEAD {
-        response = without_body(response);
+        if let Some(bytes) = body.size_hint().exact() {
+            parts.headers.insert(header::CONTENT_LENGTH, bytes.into());
+        }
+        body = Text::default();
     }
     log::info!(
         target: REQUESTS,
         "{method} {} {} {refusal} {}us id={request_id} key={} client_id={}",
         logged.path.unwrap_or("-"),
-        response.status().as_u16(),
+        parts.status.as_u16(),
         started.elapsed().as_micros(),
         logged.caller.as_str(),
         client_id.as_deref().unwrap_or("-"),
     );
-    Ok(response)
+    Ok(Response::from_parts(parts, body))
 }
 
 /// Returns the client's own request id, if it is 1 to 64 visible ASCII characters.
@@ -172,15 +176,4 @@ fn finish_headers(response: &mut warp::reply::Response, path: Option<&str>, requ
     );
     let exposed = HeaderValue::from_static(CORS_EXPOSED);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-}
-
-/// Drops the body, but says how long it was.
-fn without_body(mut response: warp::reply::Response) -> warp::reply::Response {
-    if let Some(bytes) = response.body().size_hint().exact() {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, bytes.into());
-    }
-    let (parts, _) = response.into_parts();
-    Response::from_parts(parts, Bytes::new()).into_response()
 }

@@ -176,7 +176,7 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
     let (mut unmarked, mut marked_at) = (false, Instant::now());
     loop {
         // As many as last time may be on their way: a flush for each straggler costs more than the wait.
-        let enough = expected.saturating_mul(4) / 5;
+        let enough = expected.saturating_mul(2) / 5;
         let Gathered { batch, end } = shared.waiters.gather(reads.idle(), enough, GATHER);
         // Cleared before the flush: what is marked from now on belongs to the next one.
         let dirty = shared.dirty.swap(false, Ordering::AcqRel);

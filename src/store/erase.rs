@@ -349,7 +349,7 @@ impl Inner {
             if let Ok(row) = decode::<LedgerRow>(value) {
                 let row = row.anonymous();
                 let kept = op_key(ledger_id, row.no);
-                trees.erased_ledger.insert(&kept, encode(&row)?)?;
+                trees.erased_ledger.insert(kept, encode(&row)?)?;
             }
             remove(&trees.ledger, key)
         })?;

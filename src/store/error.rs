@@ -132,11 +132,6 @@ pub enum OpenError {
          `memoryos check --repair`"
     )]
     Lost(String),
-    /// The operating system's flush is not ours, so that a write could be acknowledged and lost.
-    #[error(
-        "flushes do not reach the disk: the database's sync_file_range is not ours in this build"
-    )]
-    NotDurable,
     /// Settling what a crash left failed.
     #[error("recovery of {path} failed: {source}")]
     Recovery {

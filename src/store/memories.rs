@@ -621,7 +621,7 @@ pub(super) fn write_memory(
         head.pieces = pieces::write(&trees.pieces, owner, head.revision, json)?;
         head.json = "";
     }
-    trees.memories.insert(&key, encode(&head)?)?;
+    trees.memories.insert(key, encode(&head)?)?;
     Ok(())
 }
 

@@ -19,7 +19,6 @@ mod codec;
 mod committer;
 mod compact;
 mod directory;
-mod durable;
 mod erase;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -497,7 +496,7 @@ impl Inner {
         let counted = HighWater::look(&db, directory.path(), damage)?;
         let trees = Trees::open(&db).map_err(of_database)?;
         let mut high_water = HighWater::new(trees.meta.clone(), directory.path(), counted);
-        directory::prove_durable(&db, &mut high_water, directory)?;
+        directory::make_durable(&db, &mut high_water, directory)?;
         directory.look_for_space(options.reserve_bytes);
         let marked = Arc::clone(directory);
         let head = audit::Head::read(&trees.audit, damage).map_err(recovering)?;

@@ -229,7 +229,7 @@ impl Inner {
             while waiting.due.len() >= pending_max {
                 drop_oldest(tree, waiting)?;
             }
-            tree.insert(&key, record.clone())?;
+            tree.insert(key, record.clone())?;
             waiting.due.insert((AT_ONCE, entry));
             waiting.bell.notify_one();
         }
@@ -375,7 +375,7 @@ impl Store {
                     failures: event.failures.saturating_add(1),
                     due,
                 };
-                encode(&record).and_then(|record| Ok(tree.insert(&key, record).map(drop)?))
+                encode(&record).and_then(|record| Ok(tree.insert(key, record).map(drop)?))
             }
         };
         if let Err(StoreError::Database(error @ sled::Error::Io(_))) = &written {

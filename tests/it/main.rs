@@ -16,6 +16,7 @@ mod admin_user;
 mod audit;
 mod backups;
 mod credits;
+mod database;
 mod erasure;
 mod faults;
 mod harness;

@@ -441,7 +441,11 @@ fn a_request_under_way_is_answered_before_the_end() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &["--drain-seconds", "60", "--workers", "1"], &[]);
+    let process = Process::start(
+        folder.path(),
+        &["--drain-seconds", "60", "--workers", "1"],
+        &[],
+    );
     let key = process.client().sign_up("a@example.com", "Free");
     let slow = half_a_request(&process, &key);
     process

@@ -2,6 +2,9 @@ use std::{num::NonZeroU64, ops::Bound};
 
 use super::*;
 
+/// A leaf with fewer items is merged into the one before it.
+const LEAF_ITEMS_KEPT: usize = 4;
+
 #[derive(Default, Debug, Clone, PartialEq)]
 pub struct Node {
     pub(crate) prefix_len: u8,
@@ -163,18 +166,22 @@ impl Node {
         true
     }
 
-    pub(crate) fn split(mut self) -> (Node, Node) {
+    /// MemoryOS: `key` is the one that filled the node. Upstream splits in the
+    /// middle, which leaves each leaf half empty if keys come in ascending
+    /// order: a leaf is split behind the key, so far as what is left on either
+    /// side is not merged at once.
+    pub(crate) fn split(mut self, key: &[u8]) -> (Node, Node) {
         fn split_inner<T>(
             keys: &mut Vec<IVec>,
             values: &mut Vec<T>,
             old_prefix: &[u8],
             old_hi: &[u8],
             suffix_truncation: bool,
+            split_point: usize,
         ) -> (IVec, u8, Vec<IVec>, Vec<T>)
         where
             T: Clone + Ord,
         {
-            let split_point = keys.len() / 2 + 1;
             let right_keys = keys.split_off(split_point);
             let right_values = values.split_off(split_point);
             let right_min = &right_keys[0];
@@ -241,6 +248,24 @@ impl Node {
             )
         }
 
+        let middle = self.data.len() / 2 + 1;
+        // A key beyond the node is on its way to a sibling.
+        let is_inside = key >= self.lo.as_ref()
+            && (self.hi.is_empty() || key < self.hi.as_ref());
+        let split_point = match self.data {
+            Data::Leaf(ref leaf) if is_inside => {
+                let suffix = &key[self.prefix_len as usize..];
+                let behind =
+                    match leaf.keys.binary_search_by(|k| fastcmp(k, suffix)) {
+                        Ok(at) => at + 1,
+                        Err(at) => at,
+                    };
+                let last = leaf.keys.len().saturating_sub(LEAF_ITEMS_KEPT);
+                behind.min(last).max(middle)
+            }
+            _ => middle,
+        };
+
         let prefixed_lo = &self.lo[..self.prefix_len as usize];
         let prefixed_hi = &self.hi;
         let (split, right_prefix_len, right_data) = match self.data {
@@ -252,6 +277,7 @@ impl Node {
                         prefixed_lo,
                         prefixed_hi,
                         false,
+                        split_point,
                     );
 
                 (
@@ -271,6 +297,7 @@ impl Node {
                         prefixed_lo,
                         prefixed_hi,
                         true,
+                        split_point,
                     );
 
                 (
@@ -617,7 +644,7 @@ impl Node {
         } else if self.data.is_index() {
             64
         } else {
-            4
+            LEAF_ITEMS_KEPT
         };
 
         let size_checks = self.data.len() < threshold;

@@ -442,6 +442,11 @@ impl Log {
                         lsn, e
                     );
                     iobufs.config.set_global_error(e);
+
+                    // MemoryOS: upstream tells nobody here, and who waits
+                    // for this write would wait for ever.
+                    drop(iobufs.intervals.lock());
+                    let _notified = iobufs.interval_updated.notify_all();
                 }
             })?;
 
