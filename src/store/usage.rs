@@ -60,7 +60,7 @@ impl Store {
         })
     }
 
-    /// Debits a read. Durable within 500 ms; while the disk fails nothing is debited.
+    /// Debits a read: counted at once, durable within 500 ms. While the disk fails nothing is debited.
     ///
     /// # Errors
     ///

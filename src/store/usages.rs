@@ -225,3 +225,135 @@ impl Usages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::plan::Plan;
+    use crate::domain::usage::Share;
+    use crate::store::testing::NOW;
+
+    const AL: AccountKey = AccountKey([1; 16]);
+
+    struct Fixture {
+        usages: Usages,
+        tree: sled::Tree,
+        _folder: tempfile::TempDir,
+    }
+
+    fn fixture(accounts: &[AccountKey]) -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let trees = Trees::open(&sled::open(folder.path()).unwrap()).unwrap();
+        let usages = Usages::new(&trees, Plans::seed(), 1_000);
+        let mut usage = Usage::new(Plan::PRO, NOW);
+        usage.shares.push(Share::new(1, None));
+        for account in accounts {
+            usages.put(*account, &usage).unwrap();
+        }
+        Fixture {
+            usages,
+            tree: trees.usage,
+            _folder: folder,
+        }
+    }
+
+    impl Fixture {
+        fn read(&self, account: AccountKey) {
+            let read = Read {
+                payer: Payer::first(1),
+                operation: Operation::ReadMemory,
+                cost: 1,
+                now: NOW,
+            };
+            let debit = |usage: &mut Usage| {
+                read.debit(usage).map_err(SwapError::Refused)?;
+                Ok(((), Written::Soon(read)))
+            };
+            self.usages.change(account, debit).unwrap();
+        }
+
+        /// Credits used as everybody sees them, and as the tree has them.
+        fn used(&self, account: AccountKey) -> (u64, u64) {
+            let bytes = self.tree.get(account.0).unwrap().unwrap();
+            let in_tree = decode_usage(&bytes, Plans::seed()).unwrap();
+            let seen = self.usages.see(account, |usage| usage.used).unwrap();
+            (seen, in_tree.used)
+        }
+    }
+
+    #[test]
+    fn reads_are_counted_at_once_and_written_together() {
+        // Shows that everybody sees a debit from its answer on, and that one write has them all.
+        let fixture = fixture(&[AL]);
+        for n in 1..=3 {
+            fixture.read(AL);
+            assert_eq!(fixture.used(AL), (n, 0));
+        }
+        assert!(!fixture.usages.write_reads(10).unwrap());
+        assert_eq!(fixture.used(AL), (3, 3));
+        fixture.read(AL);
+        assert_eq!(fixture.used(AL), (4, 3));
+    }
+
+    #[test]
+    fn another_change_writes_them_along() {
+        // Shows that what a change is made of, and what it writes, has every debit before it.
+        let fixture = fixture(&[AL]);
+        fixture.read(AL);
+        let hold = |usage: &mut Usage| -> Result<_, SwapError<Infallible>> {
+            usage.held = 7;
+            Ok((usage.used, Written::Now))
+        };
+        assert_eq!(fixture.usages.change(AL, hold).unwrap(), 1);
+        assert_eq!(fixture.used(AL), (1, 1));
+        assert!(!fixture.usages.write_reads(10).unwrap());
+        assert_eq!(fixture.used(AL), (1, 1));
+    }
+
+    #[test]
+    fn a_step_that_fails_takes_no_debit_back() {
+        // Shows that debits which wait to be written outlive a step that failed half way, and a write of the tree
+        // around what is kept.
+        let fixture = fixture(&[AL]);
+        fixture.read(AL);
+        fixture.read(AL);
+        let failing = |usage: &mut Usage| {
+            usage.used = 99;
+            Err::<((), Written), _>(SwapError::Refused("no"))
+        };
+        let refused = fixture.usages.change(AL, failing);
+        assert!(matches!(refused, Err(SwapError::Refused("no"))));
+        assert_eq!(fixture.used(AL), (2, 0));
+        let bytes = fixture.tree.get(AL.0).unwrap().unwrap();
+        let mut around = decode_usage(&bytes, Plans::seed()).unwrap();
+        (around.used, around.used_ever) = (10, 10);
+        fixture.tree.insert(AL.0, encode(&around).unwrap()).unwrap();
+        assert!(!fixture.usages.write_reads(10).unwrap());
+        assert_eq!(fixture.used(AL), (12, 12));
+    }
+
+    #[test]
+    fn so_many_as_may_wait_and_no_more() {
+        // Shows that an account's debits are written by one of them once there are many, and those of many accounts
+        // slice by slice.
+        let accounts: Vec<_> = (0..5).map(|n| AccountKey([n; 16])).collect();
+        let fixture = fixture(&accounts);
+        let most = u64::try_from(READS_MAX).unwrap();
+        for _ in 0..=most {
+            fixture.read(accounts[0]);
+        }
+        assert_eq!(fixture.used(accounts[0]), (most + 1, most + 1));
+        for account in &accounts {
+            fixture.read(*account);
+        }
+        let mut slices = 1;
+        while fixture.usages.write_reads(2).unwrap() {
+            slices += 1;
+        }
+        assert!(slices <= 4, "{slices}");
+        for account in &accounts {
+            let (seen, in_tree) = fixture.used(*account);
+            assert_eq!(seen, in_tree);
+        }
+    }
+}
