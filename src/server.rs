@@ -429,10 +429,10 @@ async fn serve<R>(
     R::Future: Send,
 {
     let Accepted { stream, peer, slot } = accepted;
-    let watched = Arc::clone(&activity);
+    let noted = Arc::clone(&activity);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (app, routes) = (app.clone(), routes.clone());
-        let under_way = watched.begin();
+        let under_way = noted.begin();
         async move {
             if !app.is_open() && request.uri().path() != HEALTH {
                 // Past this time there is an answer all the same: 503.

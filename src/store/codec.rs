@@ -35,7 +35,8 @@ pub(crate) const VALUE_BYTES_MAX: usize = 7_600;
 ///
 /// [`StoreError::Corrupt`] if the record is larger than [`VALUE_BYTES_MAX`].
 pub(crate) fn encode<T: Record + Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = vec![T::VERSION];
+    let mut bytes = Vec::with_capacity(BYTES);
+    bytes.push(T::VERSION);
     bincode::serde::encode_into_std_write(record, &mut bytes, bincode::config::standard())
         .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))?;
     if bytes.len() > VALUE_BYTES_MAX {
@@ -101,6 +102,9 @@ fn whole<T>(bytes: &[u8], (record, length): (T, usize)) -> Result<T, StoreError>
         ))
     }
 }
+
+/// Room for most records, so that the bytes do not grow while they are written.
+const BYTES: usize = 512;
 
 /// As [`encode`], without a version and a limit: the bytes are kept in pieces.
 pub(crate) fn encode_long<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {

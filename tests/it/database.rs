@@ -86,15 +86,15 @@ fn keys_that_ascend_fill_their_leaves() {
     // three times its values and more.
     let folder = tempfile::tempdir().unwrap();
     let db = sled::Config::new().path(folder.path()).open().unwrap();
-    let (accounts, each, bytes) = (50_u8, 800_u64, 300);
+    let (accounts, each, bytes) = (50_u8, 800_u64, 300_u16);
     for n in 0..each {
         for account in 0..accounts {
             let key = [&[account; 16][..], &n.to_be_bytes()].concat();
-            db.insert(key, vec![account; bytes]).unwrap();
+            db.insert(key, vec![account; usize::from(bytes)]).unwrap();
         }
     }
     db.flush().unwrap();
-    let values = u64::from(accounts) * each * bytes as u64;
+    let values = u64::from(accounts) * each * u64::from(bytes);
     let on_disk = db.size_on_disk().unwrap();
     assert!(on_disk < values * 3, "{on_disk} bytes for {values}");
 }
