@@ -1,7 +1,7 @@
 //! The usages of accounts: each decoded beside the bytes that the tree holds, and what reads have debited since
 //! those bytes were written.
 //!
-//! A read's debit is counted here at once and written within [`super::committer::TICK`], all those of an account
+//! A read's debit is counted here at once and written by the committer within 200 ms, all those of an account
 //! in one swap; any other change of the account writes them along. It was never durable earlier: a swap for each
 //! read would only be lost by the same crash.
 
