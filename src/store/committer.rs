@@ -177,9 +177,10 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
     loop {
         // As many as last time may be on their way: a flush for each straggler costs more than the wait.
         let enough = expected.saturating_mul(2) / 5;
-        let Gathered { batch, end } = shared.waiters.gather(reads.idle(), enough, GATHER);
+        let idle = reads.idle(usages);
+        let Gathered { batch, end } = shared.waiters.gather(idle, enough, GATHER);
         // Cleared before the flush: what is marked from now on belongs to the next one.
-        let dirty = shared.dirty.swap(false, Ordering::AcqRel);
+        let dirty = shared.dirty.swap(false, Ordering::AcqRel) || usages.are_reads_due();
         unmarked |= dirty || !batch.is_empty();
         if dirty || end || !batch.is_empty() {
             let raises = unmarked && (end || marked_at.elapsed() >= MARK_EVERY);
@@ -188,8 +189,8 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
                 mark = raises.then(|| raise(high_water)).flatten();
                 reads.write(usages, end)
             });
-            if reads.are_more {
-                shared.dirty.store(true, Ordering::Release);
+            if outcome.is_err() {
+                reads = Reads::default();
             }
             let served = batch.len();
             let left = shared.waiters.count();
@@ -236,8 +237,14 @@ impl Default for Reads {
 
 impl Reads {
     /// How long to wait for somebody who writes.
-    fn idle(&self) -> Duration {
-        if self.are_more { Duration::ZERO } else { TICK }
+    fn idle(&self, usages: &Usages) -> Duration {
+        if self.are_more {
+            Duration::ZERO
+        } else if usages.are_reads_due() {
+            TICK.saturating_sub(self.written_at.elapsed())
+        } else {
+            TICK
+        }
     }
 
     /// Writes a slice of them, if it is time; all of them at the end.

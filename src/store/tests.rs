@@ -3,7 +3,8 @@
 use super::testing::{NOW, add, new_key, sign_up};
 use super::*;
 use crate::domain::event::Cause;
-use crate::domain::usage::Refusal;
+use crate::domain::plan::Operation;
+use crate::domain::usage::{Payer, Refusal};
 
 async fn store(options: Options) -> (tempfile::TempDir, Store, AccountKey) {
     let directory = tempfile::tempdir().unwrap();
@@ -35,6 +36,30 @@ async fn a_lost_race_takes_the_lock() {
         "done"
     );
     assert_eq!(tries, 2);
+}
+
+/// Shows that a read is charged on the disk soon after, although a write of another account was flushed in between
+/// and nothing comes after.
+#[tokio::test]
+async fn a_read_beside_a_write_is_written_soon() {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+    let (_directory, store, reader) = store(Options::default()).await;
+    let writer = sign_up(&store, None, 2_000, new_key("b-key")).await;
+    let read = (Operation::ReadMemory, 1);
+    let debited = store.debit(reader, Payer::first(1), read, NOW).await;
+    assert_eq!(debited.unwrap().balance.credits_used, 1);
+    add(&store, writer, 1, 1, 10).await;
+    let inner = store.inner().unwrap();
+    let in_tree = || {
+        let bytes = inner.trees.usage.get(reader.0).unwrap().unwrap();
+        usage::decode_usage(&bytes, inner.plans).unwrap().used
+    };
+    let started = std::time::Instant::now();
+    while in_tree() == 0 {
+        assert!(started.elapsed() < PATIENCE, "it is never written");
+        std::thread::yield_now();
+    }
+    assert_eq!(in_tree(), 1);
 }
 
 /// Shows that a thousand swaps of one record by eight threads are a thousand swaps.

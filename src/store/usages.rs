@@ -159,7 +159,16 @@ impl Usages {
         }
     }
 
+    /// Says whether there are debits to write.
+    pub(super) fn are_reads_due(&self) -> bool {
+        !lock(&self.due).is_empty()
+    }
+
     /// Writes the debits of reads, of so many accounts at most. Returns whether there are more.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Database`]: nothing can be written any more.
     pub(super) fn write_reads(&self, most: usize) -> Result<bool, StoreError> {
         let (accounts, more) = {
             let mut due = lock(&self.due);
@@ -174,7 +183,11 @@ impl Usages {
             let written = self.change::<_, Infallible>(account, |_| Ok(((), Written::Now)));
             match written {
                 Ok(()) | Err(SwapError::Failed(StoreError::NoAccount)) => {}
-                Err(SwapError::Failed(error)) => return Err(error),
+                Err(SwapError::Failed(error @ StoreError::Database(_))) => return Err(error),
+                Err(SwapError::Failed(error)) => {
+                    let id = account.anonymous_id();
+                    log::error!("reads of {id} are not charged: {error}");
+                }
                 // Whoever wrote around us goes on; so do we, later.
                 Err(SwapError::Contended) => lock(&self.due).push(account),
                 Err(SwapError::Refused(never)) => match never {},
