@@ -2,7 +2,8 @@
 //!
 //! The trees are the truth: a swap still swaps against the very bytes that the tree holds, so what is kept here
 //! can make it start over, but never go wrong. What is only read is as true as the tree, because whoever fills,
-//! changes or writes a record holds its stripe meanwhile.
+//! changes or writes a record holds its stripe meanwhile. A usage is ahead of its tree by the debits of reads that are
+//! still to be written; see `usages.rs`.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, MutexGuard};
