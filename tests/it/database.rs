@@ -2,6 +2,8 @@
 //! was put into it.
 
 use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -78,6 +80,110 @@ fn it_holds_what_was_put_into_it_in_any_order() {
             db.flush().unwrap();
         }
     }
+}
+
+/// A value that tells whether it is whole: its key, how often the key was written, and bytes that follow from both.
+fn value_of(key: u8, times: u32) -> Vec<u8> {
+    let times = times.to_be_bytes();
+    let length = 40 + usize::from(times[3]) * 2;
+    let rest = std::iter::repeat_n(key ^ times[3], length);
+    [key].into_iter().chain(times).chain(rest).collect()
+}
+
+/// The key and the number in a value, if every byte of it is as [`value_of`] made it.
+fn whole(value: &[u8]) -> (u8, u32) {
+    let times = u32::from_be_bytes(value[1..5].try_into().unwrap());
+    assert_eq!(value, value_of(value[0], times));
+    (value[0], times)
+}
+
+#[test]
+fn a_value_is_whole_for_as_long_as_somebody_has_it() {
+    // Shows that versions of a leaf share their values and lose none: threads race for the keys of a few leaves, by
+    // inserts, swaps and removals, beside others that keep what they have read, flushes, and pages that are moved and
+    // read anew.
+    const KEYS: u8 = 40;
+    const TIMES: u32 = 3_000;
+    let folder = tempfile::tempdir().unwrap();
+    let config = sled::Config::new()
+        .path(folder.path())
+        .cache_capacity(1 << 16);
+    let db = config.open().unwrap();
+    let others = db.open_tree("others").unwrap();
+    let (done, begin) = (AtomicBool::new(false), Barrier::new(7));
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4_u8)
+            .map(|writer| {
+                let (db, others, begin) = (&db, &others, &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    // Each has keys of its own among those of the others.
+                    for times in 1..=TIMES {
+                        for key in (writer..KEYS).step_by(4).skip(usize::from(times % 2 == 0)) {
+                            let next = value_of(key, times);
+                            let before = match (times + u32::from(key)) % 5 {
+                                0 => db.remove([key]).unwrap(),
+                                1 => {
+                                    let before = db.get([key]).unwrap();
+                                    let swapped =
+                                        db.compare_and_swap([key], before.clone(), Some(next));
+                                    swapped.unwrap().unwrap();
+                                    before
+                                }
+                                _ => db.insert([key], next).unwrap(),
+                            };
+                            assert!(before.is_none_or(|value| whole(&value).0 == key));
+                        }
+                        // Fills the cache, so that leaves are paged out.
+                        let filler = u64::from(times) << 8 | u64::from(writer);
+                        others
+                            .insert(filler.to_be_bytes(), vec![writer; 300])
+                            .unwrap();
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            scope.spawn(|| {
+                begin.wait();
+                let mut had: Vec<(u8, sled::IVec)> = Vec::new();
+                while !done.load(Ordering::Acquire) {
+                    for (key, value) in had.drain(..) {
+                        assert_eq!(whole(&value).0, key);
+                    }
+                    let pairs = db.iter().map(Result::unwrap);
+                    had.extend(pairs.map(|(key, value)| (key[0], value)));
+                }
+            });
+        }
+        // Buffers of the log are sealed while others write into them.
+        scope.spawn(|| {
+            begin.wait();
+            while !done.load(Ordering::Acquire) {
+                db.flush().unwrap();
+            }
+        });
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        done.store(true, Ordering::Release);
+        for writer in ended {
+            writer.unwrap();
+        }
+    });
+    let held = |db: &sled::Db| -> Vec<(u8, u32)> {
+        db.iter().map(|pair| whole(&pair.unwrap().1)).collect()
+    };
+    let expected: Vec<_> = (0..KEYS)
+        .filter_map(|key| {
+            // The last round is one that leaves out the first key of each writer.
+            let last = if key < 4 { TIMES - 1 } else { TIMES };
+            let is_removed = (last + u32::from(key)) % 5 == 0;
+            (!is_removed).then_some((key, last))
+        })
+        .collect();
+    assert_eq!(held(&db), expected);
+    db.flush().unwrap();
+    drop((others, db));
+    assert_eq!(held(&config.open().unwrap()), expected);
 }
 
 #[test]

@@ -176,6 +176,10 @@ pub(crate) struct StabilityIntervals {
     fsynced_ranges: Vec<(Lsn, Lsn)>,
     batches: BTreeMap<Lsn, Lsn>,
     stable_lsn: Lsn,
+    /// MemoryOS: threads that wait in `make_stable_inner`.
+    waiting: usize,
+    /// MemoryOS: sealed buffers that one of those threads is to write.
+    to_write: Vec<Arc<IoBuf>>,
 }
 
 impl StabilityIntervals {
@@ -184,6 +188,8 @@ impl StabilityIntervals {
             stable_lsn: lsn,
             fsynced_ranges: vec![],
             batches: BTreeMap::default(),
+            waiting: 0,
+            to_write: vec![],
         }
     }
 
@@ -820,6 +826,45 @@ impl IoBufs {
         let _notified = self.interval_updated.notify_all();
     }
 
+    /// MemoryOS: writes a sealed buffer. If that fails, whoever waits for it
+    /// is told.
+    pub(in crate::pagecache) fn write_or_stop(&self, iobuf: &Arc<IoBuf>) {
+        if let Err(e) = self.write_to_log(iobuf) {
+            error!(
+                "hit error while writing iobuf with lsn {}: {:?}",
+                iobuf.lsn, e
+            );
+
+            // store error before notifying so that waiting threads will see
+            // it
+            self.config.set_global_error(e);
+
+            let intervals = self.intervals.lock();
+
+            // having held the mutex makes this linearized
+            // with the notify below.
+            drop(intervals);
+
+            let _notified = self.interval_updated.notify_all();
+        }
+    }
+
+    /// MemoryOS: lets a thread that waits for a flush write this sealed
+    /// buffer: it waits for nothing else, as a rule. Says whether there is one.
+    pub(in crate::pagecache) fn write_where_waited(
+        &self,
+        iobuf: &Arc<IoBuf>,
+    ) -> bool {
+        let mut intervals = self.intervals.lock();
+        if intervals.waiting == 0 {
+            return false;
+        }
+        intervals.to_write.push(iobuf.clone());
+        drop(intervals);
+        let _notified = self.interval_updated.notify_all();
+        true
+    }
+
     pub(in crate::pagecache) fn current_iobuf(&self) -> Arc<IoBuf> {
         // we bump up the ref count, and forget the arc to retain a +1.
         // If we didn't forget it, it would then go back down again,
@@ -973,7 +1018,15 @@ pub(in crate::pagecache) fn make_stable_inner(
                     );
                 }
             } else {
+                waiter.waiting += 1;
                 iobufs.interval_updated.wait(&mut waiter);
+                waiter.waiting -= 1;
+                let to_write = std::mem::take(&mut waiter.to_write);
+                drop(waiter);
+                for iobuf in to_write {
+                    iobufs.write_or_stop(&iobuf);
+                }
+                stable = iobufs.stable();
             }
         } else {
             debug!("make_stable({}) returning", lsn);
@@ -1159,33 +1212,13 @@ pub(in crate::pagecache) fn maybe_seal_and_write_iobuf(
         );
         let iobufs = iobufs.clone();
         let iobuf = iobuf.clone();
-        let write = move || {
-            if let Err(e) = iobufs.write_to_log(&iobuf) {
-                error!(
-                    "hit error while writing iobuf with lsn {}: {:?}",
-                    lsn, e
-                );
-
-                // store error before notifying so that waiting threads will see
-                // it
-                iobufs.config.set_global_error(e);
-
-                let intervals = iobufs.intervals.lock();
-
-                // having held the mutex makes this linearized
-                // with the notify below.
-                drop(intervals);
-
-                let _notified = iobufs.interval_updated.notify_all();
-            }
-        };
         if !from_reserve {
             // MemoryOS: who flushes waits for this very write. To do it here
             // saves two switches of threads.
-            write();
+            iobufs.write_or_stop(&iobuf);
             return Ok(());
         }
-        let _result = threadpool::spawn(write)?;
+        let _result = threadpool::spawn(move || iobufs.write_or_stop(&iobuf))?;
 
         #[cfg(feature = "event_log")]
         _result.wait();

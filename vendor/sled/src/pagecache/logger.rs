@@ -433,22 +433,11 @@ impl Log {
                  to log from exit_reservation",
                 lsn
             );
-            let iobufs = self.iobufs.clone();
-            let iobuf = iobuf.clone();
-            threadpool::spawn(move || {
-                if let Err(e) = iobufs.write_to_log(&iobuf) {
-                    error!(
-                        "hit error while writing iobuf with lsn {}: {:?}",
-                        lsn, e
-                    );
-                    iobufs.config.set_global_error(e);
-
-                    // MemoryOS: upstream tells nobody here, and who waits
-                    // for this write would wait for ever.
-                    drop(iobufs.intervals.lock());
-                    let _notified = iobufs.interval_updated.notify_all();
-                }
-            })?;
+            if !self.iobufs.write_where_waited(iobuf) {
+                let iobufs = self.iobufs.clone();
+                let iobuf = iobuf.clone();
+                threadpool::spawn(move || iobufs.write_or_stop(&iobuf))?;
+            }
 
             Ok(())
         } else {

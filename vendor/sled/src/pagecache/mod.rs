@@ -20,6 +20,7 @@ mod parallel_io_windows;
 mod reservation;
 mod segment;
 mod snapshot;
+mod succession;
 
 use std::{collections::BinaryHeap, ops::Deref};
 
@@ -45,6 +46,7 @@ use self::{
     iterator::{raw_segment_iter_from, LogIter},
     pagetable::PageTable,
     segment::{SegmentAccountant, SegmentCleaner, SegmentOp},
+    succession::Successor,
 };
 
 pub(crate) use self::{
@@ -1032,19 +1034,22 @@ impl PageCache {
             }
         }
 
-        let mut node: Node = old.as_node().clone();
-        node.apply(&new);
+        // MemoryOS: the copy for the next version, where `Successor` is none.
+        let copied = |old: &Node| {
+            let mut node = old.clone();
+            node.apply(&new);
+            node
+        };
 
         // see if we should short-circuit replace
         if old.cache_infos.len() >= PAGE_CONSOLIDATION_THRESHOLD {
+            let node = copied(old.as_node());
             let short_circuit = self.replace(pid, old, node, guard)?;
             return Ok(short_circuit.map_err(|a| a.map(|b| (b.0, new))));
         }
 
-        let mut new_page = Some(Owned::new(Page {
-            update: Some(Box::new(Update::Node(node))),
-            cache_infos: Vec::default(),
-        }));
+        let mut next = Successor::of(old.as_node(), &new)
+            .unwrap_or_else(|| Successor::whole(copied(old.as_node())));
 
         loop {
             // TODO handle replacement on threshold here instead
@@ -1082,20 +1087,13 @@ impl PageCache {
             new_cache_infos.extend_from_slice(&old.cache_infos);
             new_cache_infos.push(cache_info);
 
-            let mut page_ptr = new_page.take().unwrap();
-            page_ptr.cache_infos = new_cache_infos;
-
             debug_delay();
             let result =
-                old.entry.compare_and_set(old.read, page_ptr, SeqCst, guard);
+                next.install(old.entry, old.read, new_cache_infos, guard);
 
             match result {
                 Ok(new_shared) => {
                     trace!("link of pid {} succeeded", pid);
-
-                    unsafe {
-                        guard.defer_destroy(old.read);
-                    }
 
                     assert_ne!(old.last_lsn(), 0);
 
@@ -1126,16 +1124,19 @@ impl PageCache {
 
                     return Ok(Ok(old));
                 }
-                Err(cas_error) => {
+                Err(actual) => {
                     log_reservation.abort()?;
-                    let actual = cas_error.current;
                     let actual_ts = unsafe { actual.deref().ts() };
                     if actual_ts == old.ts() {
                         trace!(
                             "link of pid {} failed due to movement, retrying",
                             pid
                         );
-                        new_page = Some(cas_error.new);
+                        // MemoryOS: who has moved the page owns the items of
+                        // the version that was there, and frees them.
+                        if next.shares() {
+                            next = Successor::whole(copied(old.as_node()));
+                        }
 
                         old.read = actual;
                     } else {
