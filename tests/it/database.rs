@@ -163,7 +163,8 @@ fn a_value_is_whole_for_as_long_as_somebody_has_it() {
                 db.flush().unwrap();
             }
         });
-        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        let join = std::thread::ScopedJoinHandle::join;
+        let ended: Vec<_> = writers.into_iter().map(join).collect();
         done.store(true, Ordering::Release);
         for writer in ended {
             writer.unwrap();
