@@ -13,8 +13,7 @@ import sys
 import zlib
 
 VERSION = 10
-DATA = struct.Struct("<6QI3HI")  # one function; then 4 bytes of padding? see DATA_BYTES
-DATA_BYTES = 64
+DATA_BYTES = 64  # what is told of a function
 KINDS = 2  # indirect calls and sizes of copies; the third, of virtual tables, is C++'s
 
 
