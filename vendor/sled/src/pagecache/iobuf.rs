@@ -1210,14 +1210,14 @@ pub(in crate::pagecache) fn maybe_seal_and_write_iobuf(
             "asynchronously writing iobuf with lsn {} to log from maybe_seal",
             lsn
         );
-        let iobufs = iobufs.clone();
-        let iobuf = iobuf.clone();
         if !from_reserve {
             // MemoryOS: who flushes waits for this very write. To do it here
             // saves two switches of threads.
-            iobufs.write_or_stop(&iobuf);
+            iobufs.write_or_stop(iobuf);
             return Ok(());
         }
+        let iobufs = iobufs.clone();
+        let iobuf = iobuf.clone();
         let _result = threadpool::spawn(move || iobufs.write_or_stop(&iobuf))?;
 
         #[cfg(feature = "event_log")]
