@@ -733,6 +733,8 @@ impl IoBufs {
         #[cfg(not(feature = "io_uring"))]
         {
             let f = &self.config.file;
+            let end = log_offset + data.len() as LogOffset;
+            self.config.growth.reach(f, segment_size, end)?;
             pwrite_all(f, data, log_offset)?;
             if !self.config.temporary {
                 // MemoryOS: upstream calls `sync_file_range` on Linux, which

@@ -7,6 +7,7 @@ pub mod logger;
 
 mod blob_io;
 mod disk_pointer;
+mod growth;
 mod header;
 mod iobuf;
 mod iterator;
@@ -50,6 +51,7 @@ use self::{
 };
 
 pub(crate) use self::{
+    growth::Growth,
     logger::{
         read_message, read_segment_header, MessageHeader, SegmentHeader,
         SegmentNumber,

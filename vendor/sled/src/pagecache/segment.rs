@@ -995,13 +995,6 @@ impl SegmentAccountant {
 
         self.tip += self.config.segment_size as LogOffset;
 
-        // MemoryOS: a flush that makes the file longer has to write the file
-        // system's journal as well, which takes half as long again as the
-        // flush itself. So the file grows by whole segments, of zeros: those
-        // read as what is behind the end of a file. A failure is that of the
-        // write which follows here, or none.
-        let _ = write_zeros(&self.config.file, lid, self.config.segment_size);
-
         trace!("advancing file tip from {} to {}", lid, self.tip);
 
         Ok(lid)
@@ -1094,6 +1087,7 @@ impl SegmentAccountant {
         );
 
         self.tip = at;
+        self.config.growth.cut(at);
 
         assert!(!self.free.contains(&at), "double-free of a segment occurred");
 
@@ -1134,21 +1128,4 @@ impl SegmentAccountant {
 
         idx
     }
-}
-
-/// MemoryOS: writes `len` zeros at `at`.
-fn write_zeros(
-    file: &std::fs::File,
-    at: LogOffset,
-    len: usize,
-) -> std::io::Result<()> {
-    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-
-    let mut done = 0;
-    while done < len {
-        let piece = &ZEROS[..ZEROS.len().min(len - done)];
-        pwrite_all(file, piece, at + done as LogOffset)?;
-        done += piece.len();
-    }
-    Ok(())
 }
