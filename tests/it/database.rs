@@ -2,11 +2,24 @@
 //! was put into it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+// By itself as well: within the database two writes seldom meet where the file ends.
+#[path = "../../vendor/sled/src/pagecache/growth.rs"]
+mod growth;
+
+type LogOffset = u64;
+
+fn pwrite_all(file: &File, bytes: &[u8], offset: LogOffset) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -228,4 +241,41 @@ fn the_log_grows_ahead_of_its_writes() {
         .collect();
     assert!(lengths.iter().all(|length| length % (256 << 10) == 0));
     assert!(lengths.len() > 10 && lengths.len() < 100, "{lengths:?}");
+}
+
+#[test]
+fn no_zero_is_written_over_a_message() {
+    // Shows that eight threads that write where the file ends, each at a place of its own, all find what they wrote there,
+    // also when the file was cut off behind them.
+    let (threads, writes, bytes, segment) = (8, 1_500_u64, 1_000, 512 << 10);
+    let file = tempfile::tempfile().unwrap();
+    let growth = growth::Growth::default();
+    let next = AtomicU64::new(0);
+    let block = |n: u64| vec![u8::try_from(n % 255).unwrap() + 1; 1_000];
+    for round in 1..=4 {
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        if n >= round * writes {
+                            return;
+                        }
+                        growth.reach(&file, segment, (n + 1) * bytes).unwrap();
+                        pwrite_all(&file, &block(n), n * bytes).unwrap();
+                    }
+                });
+            }
+        });
+        // The first block of the next round is after what was written, wherever the file ends.
+        next.store(round * writes, Ordering::Relaxed);
+        for n in 0..round * writes {
+            let mut found = vec![0; 1_000];
+            file.read_exact_at(&mut found, n * bytes).unwrap();
+            assert_eq!(found, block(n), "block {n} in round {round}");
+        }
+        let end = round * writes * bytes;
+        growth.cut(end);
+        file.set_len(end).unwrap();
+    }
 }

@@ -9,8 +9,7 @@
 use std::convert::TryFrom;
 use std::fs::File;
 use std::io;
-
-use parking_lot::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::{pwrite_all, LogOffset};
 
@@ -38,7 +37,7 @@ impl Growth {
         segment_size: usize,
         end: LogOffset,
     ) -> io::Result<()> {
-        let mut grown = self.end.lock();
+        let mut grown = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let from = match *grown {
             Some(from) => from,
             None => file.metadata()?.len(),
@@ -57,7 +56,7 @@ impl Growth {
 
     /// The file is about to be cut off at `end`.
     pub(super) fn cut(&self, end: LogOffset) {
-        let mut grown = self.end.lock();
+        let mut grown = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         *grown = grown.map(|before| before.min(end));
     }
 }
