@@ -11,11 +11,11 @@ use std::fs::File;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use super::{pwrite_all, LogOffset};
+use super::{LogOffset, pwrite_all};
 
 /// What the file grows by: less, and more flushes write the journal; more,
 /// and whoever flushes meanwhile waits longer for the zeros.
-const PIECE: usize = 256 * 1024;
+const PIECE: LogOffset = 256 * 1024;
 
 /// How far the file has grown: nothing was ever written behind that.
 #[derive(Debug, Default)]
@@ -31,12 +31,7 @@ impl Growth {
     /// write into a piece finds its zeros written, and no zero is written over
     /// a message. A failure is left to the write that follows: it has the same
     /// file and the same disk.
-    pub(super) fn reach(
-        &self,
-        file: &File,
-        segment_size: usize,
-        end: LogOffset,
-    ) -> io::Result<()> {
+    pub(super) fn reach(&self, file: &File, segment_size: usize, end: LogOffset) -> io::Result<()> {
         let mut grown = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let from = match *grown {
             Some(from) => from,
@@ -47,7 +42,7 @@ impl Growth {
             return Ok(());
         }
         // Pieces divide segments: none reaches into one that is not in use.
-        let piece = PIECE.min(segment_size) as LogOffset;
+        let piece = PIECE.min(LogOffset::try_from(segment_size).unwrap());
         let to = end.next_multiple_of(piece);
         let is_room = write_zeros(file, from, to).is_ok();
         *grown = Some(if is_room { to } else { end });
@@ -61,17 +56,13 @@ impl Growth {
     }
 }
 
-fn write_zeros(
-    file: &File,
-    mut from: LogOffset,
-    to: LogOffset,
-) -> io::Result<()> {
+fn write_zeros(file: &File, mut from: LogOffset, to: LogOffset) -> io::Result<()> {
     static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
     while from < to {
         let len = ZEROS.len().min(usize::try_from(to - from).unwrap());
         pwrite_all(file, &ZEROS[..len], from)?;
-        from += len as LogOffset;
+        from += LogOffset::try_from(len).unwrap();
     }
     Ok(())
 }
