@@ -176,7 +176,7 @@ fn run(options: &Options) -> Result<bool> {
     let results = Results {
         started,
         ended: machine::now()?,
-        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        command: command(std::env::args().skip(1)),
         rounds: options.rounds,
         seconds: options.seconds,
         accounts: options.accounts,
@@ -649,4 +649,15 @@ fn print(results: &Results) {
         "load average: {before} before, {after} after; {} cores",
         results.machine.cores
     );
+}
+
+/// The flags of this run, without the path of the reference: that is `run`'s, and of one machine.
+fn command(flags: impl Iterator<Item = String>) -> String {
+    let flags: Vec<String> = flags.collect();
+    let reference = flags.iter().position(|flag| flag == "--reference");
+    let is_kept = |at: usize| reference.is_none_or(|first| at != first && at != first + 1);
+    let kept = flags.iter().enumerate().filter(|(at, _)| is_kept(*at));
+    kept.map(|(_, flag)| flag.as_str())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
