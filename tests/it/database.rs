@@ -247,11 +247,13 @@ fn the_log_grows_ahead_of_its_writes() {
 fn no_zero_is_written_over_a_message() {
     // Shows that eight threads that write where the file ends, each at a place of its own, all find what they wrote there,
     // also when the file was cut off behind them.
-    let (threads, writes, bytes, segment) = (8, 1_500_u64, 1_000, 512 << 10);
+    let (threads, writes, segment) = (8, 1_500_u64, 512 << 10);
+    let bytes = 1_000_u16;
     let file = tempfile::tempfile().unwrap();
     let growth = growth::Growth::default();
     let next = AtomicU64::new(0);
-    let block = |n: u64| vec![u8::try_from(n % 255).unwrap() + 1; 1_000];
+    let block = |n: u64| vec![u8::try_from(n % 255).unwrap() + 1; bytes.into()];
+    let place = |n: u64| n * u64::from(bytes);
     for round in 1..=4 {
         std::thread::scope(|scope| {
             for _ in 0..threads {
@@ -261,20 +263,20 @@ fn no_zero_is_written_over_a_message() {
                         if n >= round * writes {
                             return;
                         }
-                        growth.reach(&file, segment, (n + 1) * bytes).unwrap();
-                        pwrite_all(&file, &block(n), n * bytes).unwrap();
+                        growth.reach(&file, segment, place(n + 1)).unwrap();
+                        pwrite_all(&file, &block(n), place(n)).unwrap();
                     }
                 });
             }
         });
-        // The first block of the next round is after what was written, wherever the file ends.
+        // Threads that found nothing to do took a number all the same.
         next.store(round * writes, Ordering::Relaxed);
         for n in 0..round * writes {
-            let mut found = vec![0; 1_000];
-            file.read_exact_at(&mut found, n * bytes).unwrap();
+            let mut found = vec![0; bytes.into()];
+            file.read_exact_at(&mut found, place(n)).unwrap();
             assert_eq!(found, block(n), "block {n} in round {round}");
         }
-        let end = round * writes * bytes;
+        let end = place(round * writes);
         growth.cut(end);
         file.set_len(end).unwrap();
     }

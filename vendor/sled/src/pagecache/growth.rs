@@ -35,17 +35,15 @@ impl Growth {
         let mut grown = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let from = match *grown {
             Some(from) => from,
-            None => file.metadata()?.len(),
+            None => *grown.insert(file.metadata()?.len()),
         };
-        *grown = Some(from);
-        if end <= from {
-            return Ok(());
+        if end > from {
+            // Pieces divide segments: none reaches into one that is not in use.
+            let piece = PIECE.min(LogOffset::try_from(segment_size).unwrap());
+            let to = end.next_multiple_of(piece);
+            let is_room = write_zeros(file, from, to).is_ok();
+            *grown = Some(if is_room { to } else { end });
         }
-        // Pieces divide segments: none reaches into one that is not in use.
-        let piece = PIECE.min(LogOffset::try_from(segment_size).unwrap());
-        let to = end.next_multiple_of(piece);
-        let is_room = write_zeros(file, from, to).is_ok();
-        *grown = Some(if is_room { to } else { end });
         Ok(())
     }
 
