@@ -627,7 +627,9 @@ impl Node {
         let threshold = if cfg!(any(test, feature = "lock_free_delays")) {
             2
         } else if self.data.is_index() {
-            256
+            // MemoryOS: half of upstream's, for it is written anew, as a
+            // whole, for each child that splits.
+            128
         } else {
             16
         };
@@ -642,7 +644,7 @@ impl Node {
         let threshold = if cfg!(any(test, feature = "lock_free_delays")) {
             1
         } else if self.data.is_index() {
-            64
+            32
         } else {
             LEAF_ITEMS_KEPT
         };

@@ -7,6 +7,7 @@ pub mod logger;
 
 mod blob_io;
 mod disk_pointer;
+mod draining;
 mod growth;
 mod header;
 mod iobuf;

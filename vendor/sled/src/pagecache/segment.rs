@@ -834,23 +834,12 @@ impl SegmentAccountant {
         idx: usize,
         lsn: Lsn,
     ) -> Result<()> {
-        let cleanup_threshold = SEGMENT_CLEANUP_THRESHOLD;
-
         let segment_start = (idx * self.config.segment_size) as LogOffset;
 
-        if let Segment::Inactive(inactive) = &mut self.segments[idx] {
-            let live_pct = inactive.rss * 100 / self.config.segment_size;
-
-            let can_drain = live_pct <= cleanup_threshold;
-
-            if can_drain {
-                // can be cleaned
-                trace!(
-                    "SA inserting {} into to_clean from possibly_clean_or_free_segment",
-                    segment_start
-                );
-                let to_clean = self.segments[idx].inactive_to_draining(lsn);
-                self.segment_cleaner.add_pids(segment_start, to_clean);
+        // MemoryOS: others are drained when `draining::to_drain` says so.
+        if let Segment::Inactive(inactive) = &self.segments[idx] {
+            if inactive.pids.is_empty() {
+                self.drain_segment(idx, lsn);
             }
         }
 
@@ -919,11 +908,37 @@ impl SegmentAccountant {
 
         self.max_stabilized_lsn = lsn;
 
-        for lsn in can_deactivate {
-            self.deactivate_segment(lsn)?;
+        for lsn in &can_deactivate {
+            self.deactivate_segment(*lsn)?;
+        }
+
+        if !can_deactivate.is_empty() {
+            self.drain_segments(lsn);
         }
 
         Ok(())
+    }
+
+    fn drain_segments(&mut self, lsn: Lsn) {
+        let full = self.segments.iter().enumerate().filter_map(|(idx, s)| {
+            if let Segment::Inactive(inactive) = s {
+                Some((idx, inactive.rss))
+            } else {
+                None
+            }
+        });
+
+        for idx in draining::to_drain(full, self.config.segment_size) {
+            self.drain_segment(idx, lsn);
+        }
+    }
+
+    fn drain_segment(&mut self, idx: SegmentId, lsn: Lsn) {
+        let segment_start = (idx * self.config.segment_size) as LogOffset;
+
+        trace!("SA draining {}", segment_start);
+        let to_clean = self.segments[idx].inactive_to_draining(lsn);
+        self.segment_cleaner.add_pids(segment_start, to_clean);
     }
 
     /// Called after the trailer of a segment has been written to disk,
@@ -968,11 +983,7 @@ impl SegmentAccountant {
             let last_index =
                 self.segments.iter().rposition(Segment::is_inactive).unwrap();
 
-            let segment_start =
-                (last_index * self.config.segment_size) as LogOffset;
-
-            let to_clean = self.segments[last_index].inactive_to_draining(lsn);
-            self.segment_cleaner.add_pids(segment_start, to_clean);
+            self.drain_segment(last_index, lsn);
         }
 
         Ok(())
