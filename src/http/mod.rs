@@ -195,18 +195,17 @@ pub fn routes(app: &App) -> BoxedFilter<(Response<Bytes>,)> {
                 };
                 context::log_path(path.template);
                 let admitted = admit(&app, path, &incoming)?;
-                Ok((app.clone(), incoming, admitted))
+                // In a box: the filters around it hand it on by value.
+                Ok(Box::pin(run(app.clone(), incoming, admitted)))
             },
         )
-        .then(
-            async |admitted: Result<(App, Incoming, Admitted), ApiError>| {
-                let answer = match admitted {
-                    Ok((app, incoming, admitted)) => run(app, incoming, admitted).await,
-                    Err(error) => Err(error),
-                };
-                answer.map_or_else(unanswered, Reply::into_response)
-            },
-        )
+        .then(async |admitted: Result<_, ApiError>| {
+            let answer = match admitted {
+                Ok(running) => running.await,
+                Err(error) => Err(error),
+            };
+            answer.map_or_else(unanswered, Reply::into_response)
+        })
         .boxed()
 }
 

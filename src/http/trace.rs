@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -54,8 +55,10 @@ where
     name_host(&mut request);
     name_path(&mut request);
     let headers = std::mem::take(request.headers_mut());
-    // Called inside, for a part of it runs before it is a future.
-    let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
+    // Called inside, for a part of it runs before it is a future. It is pinned here, for whoever takes a future by
+    // value has room for it twice, and all of that is moved with each request.
+    let answering =
+        pin!(AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind());
     let (outcome, logged) = context::within(id, peer, headers, answering).await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,

@@ -176,7 +176,7 @@ pub(crate) struct StabilityIntervals {
     fsynced_ranges: Vec<(Lsn, Lsn)>,
     batches: BTreeMap<Lsn, Lsn>,
     stable_lsn: Lsn,
-    /// MemoryOS: threads that wait in `make_stable_inner`.
+    /// MemoryOS: threads in `make_stable_inner`.
     waiting: usize,
     /// MemoryOS: sealed buffers that one of those threads is to write.
     to_write: Vec<Arc<IoBuf>>,
@@ -851,8 +851,8 @@ impl IoBufs {
         }
     }
 
-    /// MemoryOS: lets a thread that waits for a flush write this sealed
-    /// buffer: it waits for nothing else, as a rule. Says whether there is one.
+    /// MemoryOS: lets a thread that flushes write this sealed buffer: it
+    /// waits for nothing else, as a rule. Says whether there is one.
     pub(in crate::pagecache) fn write_where_waited(
         &self,
         iobuf: &Arc<IoBuf>,
@@ -936,6 +936,33 @@ pub(in crate::pagecache) fn make_stable_inner(
         return Ok(0);
     }
 
+    // MemoryOS: from here on, for the buffer that is sealed below is often
+    // done with before its flush comes to wait for it.
+    iobufs.intervals.lock().waiting += 1;
+    let result = make_stable_waiting(iobufs, lsn, first_stable, partial_durability);
+
+    let mut intervals = iobufs.intervals.lock();
+    intervals.waiting -= 1;
+    let left = if intervals.waiting == 0 {
+        std::mem::take(&mut intervals.to_write)
+    } else {
+        vec![]
+    };
+    drop(intervals);
+    for iobuf in left {
+        let iobufs = iobufs.clone();
+        threadpool::spawn(move || iobufs.write_or_stop(&iobuf))?;
+    }
+
+    result
+}
+
+fn make_stable_waiting(
+    iobufs: &Arc<IoBufs>,
+    lsn: Lsn,
+    first_stable: Lsn,
+    partial_durability: bool,
+) -> Result<usize> {
     let mut stable = first_stable;
 
     while stable < lsn {
@@ -1020,9 +1047,9 @@ pub(in crate::pagecache) fn make_stable_inner(
                     );
                 }
             } else {
-                waiter.waiting += 1;
-                iobufs.interval_updated.wait(&mut waiter);
-                waiter.waiting -= 1;
+                if waiter.to_write.is_empty() {
+                    iobufs.interval_updated.wait(&mut waiter);
+                }
                 let to_write = std::mem::take(&mut waiter.to_write);
                 drop(waiter);
                 for iobuf in to_write {
