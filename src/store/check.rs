@@ -447,7 +447,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Looks for values that the database has put into files of their own, which are never synced.
+    /// Looks for pages that the database has put into files of their own: earlier releases did not sync those.
     fn blobs(&mut self) {
         let path = self.inner.directory.database_path().join("blobs");
         let mut found = |name: String, what: String| {
@@ -461,7 +461,7 @@ impl<'a> Check<'a> {
             Ok(entries) => {
                 for entry in entries.flatten() {
                     let name = entry.file_name().to_string_lossy().into_owned();
-                    found(name, "a value is in a file that is never synced".to_owned());
+                    found(name, "a page is in a file of its own: `memoryos compact` takes it back into the log".to_owned());
                 }
             }
             // The database makes the directory; without it there are no such values either.

@@ -26,7 +26,8 @@ impl Record for u64 {}
 impl Record for crate::domain::account::AccountKey {}
 impl Record for crate::domain::key::KeyHash {}
 
-/// The largest value that sled keeps in its log; a larger one would go to a file that is never synced.
+/// The largest value: a leaf of them is one message of sled's log, also with twice the values that it is split at. What is
+/// longer goes to a file of its own.
 pub(crate) const VALUE_BYTES_MAX: usize = 7_600;
 
 /// Returns the bytes of a record.
