@@ -2,6 +2,9 @@
 //!
 //! Each has a runtime of its own, so that all that a connection does is done on one thread: with threads that
 //! share their work, each request woke another one to look for some, which took longer than many an answer.
+//!
+//! Where threads outnumber processors, a worker that is woken waits until the thread that runs has ended its turn:
+//! see [`wait_for_turn`].
 
 use std::future::Future;
 use std::io;
@@ -111,11 +114,31 @@ impl Thread {
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
+                wait_for_turn();
                 let _ = runtime.block_on(ending);
                 runtime.shutdown_timeout(CUT_WAIT);
                 drop(told);
             })?;
         Ok((handle, Self { end, ended }))
+    }
+}
+
+/// Makes the calling thread one that takes a processor over from nobody when it is woken (`SCHED_BATCH`, sched(7)):
+/// it begins when a processor is free, or at the end of the running thread's turn, a few milliseconds at most.
+///
+/// Otherwise the first of many bytes that a busy client or proxy on this machine sends stops that client: each
+/// request then costs two switches of threads, and the other processor stands still meanwhile. So there are some
+/// dozens of requests in a turn: half as many `GET /credits` again from `wrk` on the same two processors.
+///
+/// Neither the share of the processors nor the niceness changes, no privilege is needed, and what the system
+/// refuses (a sandbox may) costs speed only.
+#[expect(unsafe_code, reason = "no library has it without the niceness")]
+fn wait_for_turn() {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread, and `none` is read during the call only.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none) } != 0 {
+        let why = io::Error::last_os_error();
+        log::debug!("the system does not let a worker wait for its turn: {why}");
     }
 }
 
@@ -164,6 +187,27 @@ mod tests {
         for (_close, said) in open {
             assert!(said.await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn workers_wait_for_their_turn() {
+        // Shows that each thread has the policy that takes a processor over from nobody, and the caller's has its own.
+        let policy = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let after_name = stat.rsplit(')').next().unwrap();
+            after_name.split_whitespace().nth(38).unwrap().to_owned() // the 41st field: proc_pid_stat(5)
+        };
+        let workers = Workers::start(2, || ()).unwrap();
+        for _ in 0..2 {
+            let (says, said) = oneshot::channel();
+            workers.spawn(|()| async move {
+                let _ = says.send(policy());
+                std::future::pending().await
+            });
+            assert_eq!(said.await.as_deref(), Ok("3")); // SCHED_BATCH
+        }
+        assert_eq!(policy(), "0"); // SCHED_OTHER
+        workers.end().await;
     }
 
     #[tokio::test]
