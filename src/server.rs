@@ -32,7 +32,7 @@ use crate::store::{
     Store, StoreError,
 };
 use crate::webhooks::{Courier, Endpoint, Schedule, Senders};
-use crate::workers::Workers;
+use crate::workers::{self, Workers};
 
 /// Connections that wait to be accepted: a burst of more than that waits a second for its next try.
 const BACKLOG: u32 = 4_096;
@@ -433,6 +433,8 @@ async fn serve<R>(
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (app, routes) = (app.clone(), routes.clone());
         let under_way = noted.begin();
+        let shares = request.version() == hyper::Version::HTTP_2;
+        let one = shares.then(workers::one_more).flatten();
         async move {
             if !app.is_open() && request.uri().path() != HEALTH {
                 // Past this time there is an answer all the same: 503.
@@ -441,7 +443,7 @@ async fn serve<R>(
             let (request, rest) = http::keep_rest(request);
             let answer = http::answer(app, routes, request, peer.ip()).await;
             rest.throw_away();
-            drop(under_way);
+            drop((one, under_way));
             answer
         }
     });

@@ -6,6 +6,7 @@
 //! Where threads outnumber processors, a worker that is woken waits until the thread that runs has ended its turn:
 //! see [`wait_for_turn`].
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -18,6 +19,14 @@ use tokio::sync::oneshot;
 /// How long what was cut may hold up the end.
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
+/// What a thread's load is more while it may block: so no connection is given to it.
+const BLOCKED: usize = 1 << 31;
+
+thread_local! {
+    /// The load of the worker whose thread this is, if there are others.
+    static LOAD: OnceCell<Arc<AtomicUsize>> = const { OnceCell::new() };
+}
+
 /// Threads with a runtime each; one that is the caller's if there are none of their own. Each has a `T`.
 #[derive(Debug)]
 pub(crate) struct Workers<T>(Vec<Worker<T>>);
@@ -26,7 +35,7 @@ pub(crate) struct Workers<T>(Vec<Worker<T>>);
 struct Worker<T> {
     runtime: Handle,
     own: T,
-    /// Connections that live here.
+    /// Connections that live here, and requests of HTTP/2; [`BLOCKED`] more while the thread may block.
     load: Arc<AtomicUsize>,
     /// None of the caller's runtime.
     thread: Option<Thread>,
@@ -47,11 +56,25 @@ impl<T> Workers<T> {
     /// What the operating system says.
     pub(crate) fn start(threads: usize, make: impl Fn() -> T) -> io::Result<Self> {
         if threads == 0 {
-            return Ok(Self(vec![Worker::of(Handle::current(), make(), None)]));
+            let only = Worker {
+                runtime: Handle::current(),
+                own: make(),
+                load: Arc::default(),
+                thread: None,
+            };
+            return Ok(Self(vec![only]));
         }
         let start = |number| {
-            let (runtime, thread) = Thread::start(number)?;
-            Ok(Worker::of(runtime, make(), Some(thread)))
+            let load = Arc::default();
+            // One that is the only one never blocks: there would be nobody to take connections meanwhile.
+            let own_load = (threads > 1).then(|| Arc::clone(&load));
+            let (runtime, thread) = Thread::start(number, own_load)?;
+            Ok(Worker {
+                runtime,
+                own: make(),
+                load,
+                thread: Some(thread),
+            })
         };
         (1..=threads)
             .map(start)
@@ -64,11 +87,17 @@ impl<T> Workers<T> {
     where
         C: Future<Output = ()> + Send + 'static,
     {
-        let load = |worker: &&Worker<T>| worker.load.load(Ordering::Relaxed);
-        let Some(worker) = self.0.iter().min_by_key(load) else {
-            return; // there is always one
+        let (worker, one) = loop {
+            let loads = self.0.iter().map(|w| (w, w.load.load(Ordering::Relaxed)));
+            let Some((worker, load)) = loads.min_by_key(|(_, load)| *load) else {
+                return; // there is always one
+            };
+            // Not if it has changed: the thread may block now.
+            if let Some(one) = One::after(load, &worker.load) {
+                break (worker, one);
+            }
         };
-        let (one, connection) = (One::of(&worker.load), connect(&worker.own));
+        let connection = connect(&worker.own);
         worker.runtime.spawn(async move {
             connection.await;
             drop(one);
@@ -94,19 +123,8 @@ impl<T> Workers<T> {
     }
 }
 
-impl<T> Worker<T> {
-    fn of(runtime: Handle, own: T, thread: Option<Thread>) -> Self {
-        Self {
-            runtime,
-            own,
-            load: Arc::default(),
-            thread,
-        }
-    }
-}
-
 impl Thread {
-    fn start(number: usize) -> io::Result<(Handle, Self)> {
+    fn start(number: usize, load: Option<Arc<AtomicUsize>>) -> io::Result<(Handle, Self)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ending) = oneshot::channel();
@@ -115,6 +133,9 @@ impl Thread {
             .name(format!("worker-{number}"))
             .spawn(move || {
                 wait_for_turn();
+                if let Some(load) = load {
+                    LOAD.with(|own| drop(own.set(load)));
+                }
                 let _ = runtime.block_on(ending);
                 runtime.shutdown_timeout(CUT_WAIT);
                 drop(told);
@@ -142,13 +163,16 @@ fn wait_for_turn() {
     }
 }
 
-/// One connection of a thread's load, until it is dropped.
-struct One(Arc<AtomicUsize>);
+/// One connection of a thread's load, or one request, until it is dropped.
+pub(crate) struct One(Arc<AtomicUsize>);
 
 impl One {
-    fn of(load: &Arc<AtomicUsize>) -> Self {
-        load.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(load))
+    /// Counts it, if the load is still what was seen.
+    fn after(seen: usize, load: &Arc<AtomicUsize>) -> Option<Self> {
+        let more = seen.saturating_add(1);
+        load.compare_exchange(seen, more, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()
+            .map(|_| Self(Arc::clone(load)))
     }
 }
 
@@ -156,6 +180,37 @@ impl Drop for One {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Counts a request of the calling worker as a connection of its own: one of HTTP/2, whose connection others share.
+pub(crate) fn one_more() -> Option<One> {
+    LOAD.with(|load| {
+        let load = load.get()?;
+        load.fetch_add(1, Ordering::Relaxed);
+        Some(One(Arc::clone(load)))
+    })
+}
+
+/// The right of the calling thread to block: nobody waits for it but the one connection whose request it is at, and
+/// while this lives no connection is given to it.
+pub(crate) struct Alone(Arc<AtomicUsize>);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.fetch_sub(BLOCKED, Ordering::Relaxed);
+    }
+}
+
+/// Gives the right to block to a worker that has one connection, if there are other workers. Only one worker at a time may
+/// have it: the others take the connections that come.
+pub(crate) fn alone() -> Option<Alone> {
+    LOAD.with(|load| {
+        let load = load.get()?;
+        let blocked = BLOCKED.saturating_add(1);
+        load.compare_exchange(1, blocked, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()
+            .map(|_| Alone(Arc::clone(load)))
+    })
 }
 
 #[cfg(test)]
@@ -190,6 +245,55 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_worker_blocks_for_its_only_connection_and_gets_no_other() {
+        // Shows that a thread may block for the one connection that it has; that others go elsewhere while it does,
+        // although it has fewer; and that it may not if there are two, if a second request shares the connection, if
+        // it is the only thread, or none of the workers'.
+        let says = async |threads, ask: fn() -> bool| {
+            let workers = Workers::start(threads, || ()).unwrap();
+            let (says, said) = oneshot::channel();
+            workers.spawn(move |()| async move {
+                let _ = says.send(ask());
+            });
+            let said = said.await;
+            workers.end().await;
+            said.unwrap()
+        };
+        assert!(says(2, || alone().is_some()).await);
+        assert!(says(2, || alone().is_some_and(|_alone| alone().is_none())).await);
+        assert!(says(2, || one_more().is_some_and(|_one| alone().is_none())).await);
+        assert!(says(1, || alone().is_none()).await);
+        assert!(alone().is_none());
+
+        let workers = Workers::start(2, || ()).unwrap();
+        let (blocking, blocks) = oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        workers.spawn(|()| async move {
+            let alone = alone();
+            let _ = blocking.send(alone.is_some());
+            let _ = ended.recv();
+        });
+        assert_eq!(blocks.await, Ok(true));
+        let mut others = Vec::new();
+        for is_first in [true, false, false] {
+            let (close, closed) = oneshot::channel::<()>();
+            let (says, said) = oneshot::channel();
+            workers.spawn(|()| async move {
+                let is_alone = alone().is_some(); // no more when it says so
+                let _ = says.send(is_alone);
+                let _ = closed.await;
+            });
+            assert_eq!(said.await, Ok(is_first));
+            others.push(close);
+        }
+        let loads = workers.0.iter().map(|w| w.load.load(Ordering::Relaxed));
+        assert_eq!(loads.collect::<Vec<_>>(), [BLOCKED + 1, 3]);
+        end.send(()).unwrap();
+        drop(others);
+        workers.end().await;
+    }
+
+    #[tokio::test]
     async fn workers_wait_for_their_turn() {
         // Shows that each thread has the policy that takes a processor over from nobody, and the caller's has its own.
         let policy = || {
@@ -202,7 +306,7 @@ mod tests {
             let (says, said) = oneshot::channel();
             workers.spawn(|()| async move {
                 let _ = says.send(policy());
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
             assert_eq!(said.await.as_deref(), Ok("3")); // SCHED_BATCH
         }

@@ -2,12 +2,13 @@
 //!
 //! A write is applied in memory first and then waits here. The thread collects waiters, flushes the
 //! database once, and tells them all. What a read debits does not wait, but marks the database dirty,
-//! and the thread flushes that within [`TICK`].
+//! and the thread flushes that within [`TICK`]. Who writes alone flushes by itself: to hand it to the thread and back
+//! takes about as long as a fast disk's flush.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,11 @@ use tokio::sync::Notify;
 
 use super::StoreError;
 use super::high_water::{HighWater, Mark};
+use super::locks::lock;
 use super::usages::Usages;
 use super::waiters::{self, Gathered, Waiters};
 use super::watchdog::{self, Flushing, TICKS_MAX};
+use crate::workers;
 
 /// Longest time for which a debit without a write may stay in memory only, less the flush itself.
 const TICK: Duration = Duration::from_millis(200);
@@ -26,6 +29,10 @@ const TICK: Duration = Duration::from_millis(200);
 const READS_SLICE: usize = 128;
 /// Longest wait for more company before a flush.
 const GATHER: Duration = Duration::from_micros(1_500);
+/// So many who may come are not waited for: the flush for those who are there takes no longer than their coming.
+const FEW: usize = 8;
+/// So many flushes for one writer each show that it writes alone.
+const LONE: u32 = 16;
 
 /// Time between two raises of the high-water mark, while there are writes.
 const MARK_EVERY: Duration = Duration::from_secs(5);
@@ -41,9 +48,26 @@ struct Shared {
     remember: Box<dyn Fn() + Send + Sync>,
     /// Rung once when writes are stopped.
     alarm: Arc<Notify>,
+    /// Held by who flushes.
+    turn: Mutex<()>,
+    /// Flushes of the thread since two came for one, or somebody found another one at it.
+    lone_flushes: AtomicU32,
     flushing: Arc<Flushing>,
     dirty: AtomicBool,
     waiters: Waiters,
+}
+
+impl Shared {
+    /// Notes how many a flush has served, and how many came meanwhile.
+    fn note_company(&self, served: usize, left: usize) {
+        let flushes = self.lone_flushes.load(Ordering::Relaxed);
+        let flushes = match (served, left) {
+            (0, 0) => flushes, // for nobody: what was read, or written by who flushed it
+            (1, 0) => flushes.saturating_add(1),
+            _ => 0,
+        };
+        self.lone_flushes.store(flushes, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -55,6 +79,7 @@ impl std::fmt::Debug for Shared {
 /// The handle of the committer's thread. Dropping it flushes once more and ends the thread.
 #[derive(Debug)]
 pub(crate) struct Committer {
+    db: sled::Db,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Ends the watchdog when it is dropped.
@@ -76,11 +101,13 @@ impl Committer {
             poisoned: AtomicBool::new(false),
             remember,
             alarm,
+            turn: Mutex::new(()),
+            lone_flushes: AtomicU32::new(0),
             flushing: Arc::default(),
             dirty: AtomicBool::new(false),
             waiters: Waiters::default(),
         });
-        let state = Arc::clone(&shared);
+        let (state, own_db) = (Arc::clone(&shared), db.clone());
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || {
@@ -104,6 +131,7 @@ impl Committer {
             on_hung();
         })?;
         Ok(Self {
+            db: own_db,
             shared,
             thread: Some(thread),
             _watchdog: end,
@@ -112,8 +140,34 @@ impl Committer {
 
     /// Waits until everything that was written before the call is on the disk.
     pub(super) async fn flushed(&self) -> Result<(), Poisoned> {
+        if let Some(outcome) = self.flush_here() {
+            return outcome;
+        }
         let told = self.shared.waiters.join(Handle::try_current().ok())?;
         told.await.unwrap_or(Err(Poisoned))
+    }
+
+    /// Flushes on the calling thread, if nobody else writes and that keeps nobody else waiting. Two who write would
+    /// take turns, where one flush of the thread serves both.
+    fn flush_here(&self) -> Option<Result<(), Poisoned>> {
+        let lone_flushes = &self.shared.lone_flushes;
+        if lone_flushes.load(Ordering::Relaxed) < LONE {
+            return None;
+        }
+        // Given back last: one thread at a time blocks.
+        let Ok(_turn) = self.shared.turn.try_lock() else {
+            lone_flushes.store(0, Ordering::Relaxed);
+            return None;
+        };
+        let _alone = workers::alone()?;
+        // For the high-water mark, which the thread raises when something was written.
+        self.mark_dirty();
+        let flushing = AssertUnwindSafe(|| flush(&self.db, &self.shared, || Ok(())));
+        let outcome = catch_unwind(flushing).unwrap_or_else(|_| {
+            poison(&self.shared, &"a flush panicked");
+            Err(Poisoned)
+        });
+        Some(outcome)
     }
 
     /// As [`Self::flushed`], on a thread that may block.
@@ -175,14 +229,14 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
     // Whether anything was written since the mark was raised, and when that was.
     let (mut unmarked, mut marked_at) = (false, Instant::now());
     loop {
-        // As many as last time may be on their way: a flush for each straggler costs more than the wait.
-        let enough = expected.saturating_mul(2) / 5;
+        let enough = worth_a_wait(expected);
         let idle = reads.idle(usages);
         let Gathered { batch, end } = shared.waiters.gather(idle, enough, GATHER);
         // Cleared before the flush: what is marked from now on belongs to the next one.
         let dirty = shared.dirty.swap(false, Ordering::AcqRel) || usages.are_reads_due();
         unmarked |= dirty || !batch.is_empty();
         if dirty || end || !batch.is_empty() {
+            let turn = lock(&shared.turn);
             let raises = unmarked && (end || marked_at.elapsed() >= MARK_EVERY);
             let mut mark = None;
             let outcome = flush(db, shared, || {
@@ -196,6 +250,7 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
             let left = shared.waiters.count();
             waiters::tell(batch, outcome);
             expected = served.saturating_add(left);
+            shared.note_company(served, left);
             // Only now that the count is on the disk, and nobody waits.
             if let Some(mark) = mark.filter(|_| outcome.is_ok()) {
                 shared.flushing.turn();
@@ -203,11 +258,18 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
                 shared.flushing.turn();
                 (unmarked, marked_at) = (false, Instant::now());
             }
+            drop(turn);
         }
         if end {
             return;
         }
     }
+}
+
+/// How many to wait for, a moment at most, if so many may come: as many as the last time. A flush for each straggler costs
+/// more than the wait for most of them, but the last ones come late.
+fn worth_a_wait(expected: usize) -> usize {
+    expected.saturating_sub(FEW).saturating_mul(4) / 5
 }
 
 /// Counts up, if the database lets us: the flush that follows tells if it has failed.
@@ -277,4 +339,16 @@ fn flush(
         poison(shared, &error);
         Poisoned
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_not_waited_for_and_of_many_most() {
+        // Shows the rule at its bounds: up to eight are flushed for at once, of 64 two thirds are awaited, and never all.
+        let rule = [0, 1, 8, 9, 10, 16, 64, 128, 1_000].map(worth_a_wait);
+        assert_eq!(rule, [0, 0, 0, 0, 1, 6, 44, 96, 793]);
+    }
 }
