@@ -47,6 +47,7 @@ const HANG: usize = 9;
 const CLOCK_AHEAD: usize = 10;
 const LOG_ONLY: usize = 11;
 const HANG_FROM: usize = 12;
+const HELD: usize = 13;
 
 struct Control {
     slots: &'static [AtomicU64; SLOTS],
@@ -160,6 +161,9 @@ fn sync(fd: i32, number: libc::c_long) -> i32 {
         let from = control.get(HANG_FROM);
         control.get(HANG) != 0 || (from != 0 && control.get(SYNCS) >= from)
     };
+    if hangs() {
+        control.slot(HELD).fetch_add(1, Ordering::SeqCst);
+    }
     while hangs() {
         std::thread::sleep(Duration::from_millis(5));
     }

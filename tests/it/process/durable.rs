@@ -10,6 +10,7 @@ const CALLS: &str = "trace=fdatasync,fsync,pwrite64,write,writev,sendto,sync_fil
 /// One finished system call, in the order in which they ended.
 #[derive(Debug)]
 struct Call {
+    thread: String,
     name: String,
     arguments: String,
     result: i64,
@@ -49,6 +50,7 @@ fn calls(trace: &str) -> Vec<Call> {
             .next()
             .and_then(|n| n.parse().ok());
         calls.push(Call {
+            thread: thread.to_owned(),
             name: name.to_owned(),
             arguments: arguments.to_owned(),
             result: result.unwrap_or(-1),
@@ -79,6 +81,19 @@ fn proved(calls: &[Call]) -> Vec<bool> {
     answers
 }
 
+/// For each 201: did the thread that answers do the last flush before?
+fn by_themselves(calls: &[Call]) -> Vec<bool> {
+    let (mut flusher, mut answers) = (None, Vec::new());
+    for call in calls {
+        if call.name == "fdatasync" {
+            flusher = Some(&call.thread);
+        } else if call.arguments.contains("HTTP/1.1 201") {
+            answers.push(flusher == Some(&call.thread));
+        }
+    }
+    answers
+}
+
 #[test]
 fn every_201_is_sent_after_a_flush_of_its_write() {
     let folder = tempfile::tempdir().unwrap();
@@ -86,7 +101,8 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
     let mut command = Command::new("strace");
     command
         .args(["-f", "-s", "20", "-e", CALLS, "-o", trace.to_str().unwrap()])
-        .args([super::binary().as_str(), "--port", "0", "--data-dir"])
+        .args([super::binary().as_str(), "--workers", "2"])
+        .args(["--port", "0", "--data-dir"])
         .arg(&data)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -106,7 +122,7 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
         .unwrap_or_else(|| panic!("it does not start:\n{}", process.log.text()));
     let mut client = process.client();
     let key = client.sign_up("a@example.com", "Free");
-    for n in 0..20 {
+    for n in 0..40 {
         let mut body = memory(&n.to_string());
         if n % 4 == 0 {
             // One that is stored in pieces.
@@ -134,9 +150,16 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
         !trace.contains("sync_file_range"),
         "sled's own flush, which is none, was called"
     );
-    let answers = proved(&calls(&trace));
-    // The sign-up and the 20 adds.
-    assert_eq!(answers, vec![true; 21], "{trace}");
+    let calls = calls(&trace);
+    // The sign-up and the 40 adds.
+    assert_eq!(proved(&calls), vec![true; 41], "{trace}");
+    // The committer flushes first, and then who writes alone.
+    let by_themselves = by_themselves(&calls);
+    assert_eq!(by_themselves.first(), Some(&false), "{trace}");
+    assert!(
+        by_themselves.iter().filter(|own| **own).count() > 10,
+        "{trace}"
+    );
 }
 
 #[test]

@@ -33,6 +33,8 @@ impl Slot {
     const CLOCK_AHEAD: Self = Self(10);
     const LOG_ONLY: Self = Self(11);
     const HANG_FROM: Self = Self(12);
+    /// Flushes that hung.
+    const HELD: Self = Self(13);
 }
 
 /// What can go wrong once.
@@ -769,6 +771,36 @@ fn a_hanging_flush_ends_the_process() {
     faults.set(Slot::HANG, 0);
     let process = faults.start(&[]);
     is_there_whole_or_not(&before, &world.state(&mut process.client()));
+    process.stop();
+    is_sound(&faults.data());
+}
+
+/// Shows that a disk that keeps the flush of one who writes alone waiting keeps nobody else waiting: who connects meanwhile is
+/// answered, however many they are.
+#[test]
+fn who_writes_alone_waits_for_the_disk_alone() {
+    let faults = Faults::new();
+    let process = faults.start(&["--workers", "2"]);
+    let mut client = process.client();
+    let world = World::new(&mut client);
+    let mut add = move || client.with_key(&world.key, "POST", "/memory", Some(&memory("alone")));
+    for _ in 0..20 {
+        add().expect(201);
+    }
+    faults.set(Slot::HANG, 1);
+    let writer = std::thread::spawn(move || add());
+    let deadline = Instant::now() + PATIENCE;
+    while faults.get(Slot::HELD) == 0 {
+        assert!(Instant::now() < deadline, "nothing was flushed");
+        std::thread::yield_now();
+    }
+    let mut others: Vec<Client> = (0..4).map(|_| process.client()).collect();
+    for other in &mut others {
+        let answer = other.try_call("GET", "/health", &[], None);
+        answer.unwrap().expect(200);
+    }
+    faults.set(Slot::HANG, 0);
+    writer.join().unwrap().expect(201);
     process.stop();
     is_sound(&faults.data());
 }
