@@ -788,7 +788,7 @@ fn who_writes_alone_waits_for_the_disk_alone() {
         add().expect(201);
     }
     faults.set(Slot::HANG, 1);
-    let writer = std::thread::spawn(move || add());
+    let writer = std::thread::spawn(add);
     let deadline = Instant::now() + PATIENCE;
     while faults.get(Slot::HELD) == 0 {
         assert!(Instant::now() < deadline, "nothing was flushed");
