@@ -57,19 +57,6 @@ struct Shared {
     waiters: Waiters,
 }
 
-impl Shared {
-    /// Notes how many a flush has served, and how many came meanwhile.
-    fn note_company(&self, served: usize, left: usize) {
-        let flushes = self.lone_flushes.load(Ordering::Relaxed);
-        let flushes = match (served, left) {
-            (0, 0) => flushes, // for nobody: what was read, or written by who flushed it
-            (1, 0) => flushes.saturating_add(1),
-            _ => 0,
-        };
-        self.lone_flushes.store(flushes, Ordering::Relaxed);
-    }
-}
-
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
@@ -250,7 +237,9 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
             let left = shared.waiters.count();
             waiters::tell(batch, outcome);
             expected = served.saturating_add(left);
-            shared.note_company(served, left);
+            let before = shared.lone_flushes.load(Ordering::Relaxed);
+            let lone_flushes = lone_flushes(before, served, left);
+            shared.lone_flushes.store(lone_flushes, Ordering::Relaxed);
             // Only now that the count is on the disk, and nobody waits.
             if let Some(mark) = mark.filter(|_| outcome.is_ok()) {
                 shared.flushing.turn();
@@ -270,6 +259,15 @@ fn run(db: &sled::Db, high_water: &mut HighWater, usages: &Usages, shared: &Shar
 /// more than the wait for most of them, but the last ones come late.
 fn worth_a_wait(expected: usize) -> usize {
     expected.saturating_sub(FEW).saturating_mul(4) / 5
+}
+
+/// How many flushes in a row have served one writer each, after one that has served so many, while others came.
+fn lone_flushes(before: u32, served: usize, left: usize) -> u32 {
+    match (served, left) {
+        (0, 0) => before, // for nobody: what was read, or written by who flushed it
+        (1, 0) => before.saturating_add(1),
+        _ => 0,
+    }
 }
 
 /// Counts up, if the database lets us: the flush that follows tells if it has failed.
@@ -350,5 +348,14 @@ mod tests {
         // Shows the rule at its bounds: up to eight are flushed for at once, of 64 two thirds are awaited, and never all.
         let rule = [0, 1, 8, 9, 10, 16, 64, 128, 1_000].map(worth_a_wait);
         assert_eq!(rule, [0, 0, 0, 0, 1, 6, 44, 96, 793]);
+    }
+
+    #[test]
+    fn two_at_one_flush_are_company() {
+        // Shows that only a flush for one, while nobody came, counts; that one for nobody changes nothing; and that two,
+        // or one who came meanwhile, begin the count anew.
+        let after = [(1, 0), (0, 0), (2, 0), (1, 1), (0, 1)];
+        let after = after.map(|(served, left)| lone_flushes(LONE, served, left));
+        assert_eq!(after, [LONE + 1, LONE, 0, 0, 0]);
     }
 }
