@@ -67,11 +67,11 @@ pub struct Listed {
 
 /// A change that a client wants.
 #[derive(Debug)]
-pub struct UpdateRequest {
+pub struct UpdateRequest<'a> {
     /// The memory.
     pub id: MemoryId,
     /// The fields to replace.
-    pub change: Object,
+    pub change: Object<'a>,
 }
 
 impl App {
@@ -244,7 +244,7 @@ impl App {
     pub async fn update_memory(
         &self,
         principal: &Principal,
-        request: UpdateRequest,
+        request: UpdateRequest<'_>,
     ) -> Result<(Changed, Debited), Failure> {
         let body_max = self.settings().body_bytes_max;
         let cost = self.price(Operation::UpdateMemory);
@@ -255,7 +255,7 @@ impl App {
             cost,
             now: self.now(),
         };
-        let change = |entry| NewMemory::changed(entry, request.change, body_max);
+        let change = |entry: Object<'_>| NewMemory::changed(entry, request.change, body_max);
         let changed =
             self.store()
                 .update_memory(update, change)

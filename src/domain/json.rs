@@ -3,9 +3,11 @@
 //! RFC 8259 leaves open what a repeated name or a number beyond the reader's types means. A store that
 //! gives back what it took cannot leave it open: both are refused, and so is deep nesting.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// How deep the value of a member may be nested: `[]` is 1, `[[]]` is 2, a number is 0.
@@ -31,18 +33,23 @@ pub enum JsonError {
     Number(String),
 }
 
-/// The members of a JSON object, in the order they came, names unique, values as the client wrote them.
-#[derive(Debug, Default)]
-pub struct Object(Vec<(String, Box<RawValue>)>);
+/// So many members are compared with each other without a table of their names.
+const FEW_MEMBERS: usize = 16;
+/// Room for the members of most objects.
+const MEMBERS: usize = 12;
 
-impl Object {
+/// The members of a JSON object, in the order they came, names unique, values as the client wrote them: parts of its text.
+#[derive(Debug, Default)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Object<'a> {
     /// Parses the bytes of an object and checks every value in it.
     ///
     /// # Errors
     ///
     /// The first [`JsonError`] that applies.
-    pub fn parse(bytes: &[u8]) -> Result<Self, JsonError> {
-        let members: Members = serde_json::from_slice(bytes).map_err(|error| {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
+        let members: Members<'a> = serde_json::from_slice(bytes).map_err(|error| {
             if error.is_data() {
                 JsonError::NotAnObject
             } else {
@@ -57,28 +64,28 @@ impl Object {
     }
 
     /// Takes the member of that name out. `None` if there is none.
-    pub fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
+    pub fn take(&mut self, name: &str) -> Option<&'a RawValue> {
         let at = self.0.iter().position(|(n, _)| n == name)?;
         Some(self.0.remove(at).1)
     }
 
     /// Takes an optional member out: one given as null counts as absent.
-    pub fn take_optional(&mut self, name: &str) -> Option<Box<RawValue>> {
+    pub fn take_optional(&mut self, name: &str) -> Option<&'a RawValue> {
         self.take(name).filter(|value| !is_null(value))
     }
 
     /// Puts a member in the place of the one with its name, or at the end.
-    pub fn set(&mut self, name: &str, value: Box<RawValue>) {
-        match self.0.iter_mut().find(|(n, _)| n == name) {
+    pub fn set(&mut self, name: Cow<'a, str>, value: &'a RawValue) {
+        match self.0.iter_mut().find(|(n, _)| *n == name) {
             Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
+            None => self.0.push((name, value)),
         }
     }
 
     /// Returns the name of the first member.
     #[must_use]
     pub fn first_name(&self) -> Option<&str> {
-        self.0.first().map(|(name, _)| name.as_str())
+        self.0.first().map(|(name, _)| &**name)
     }
 
     /// Says whether there is no member.
@@ -89,7 +96,7 @@ impl Object {
 
     /// Returns the members in their order.
     #[must_use]
-    pub fn into_members(self) -> Vec<(String, Box<RawValue>)> {
+    pub fn into_members(self) -> Vec<(Cow<'a, str>, &'a RawValue)> {
         self.0
     }
 }
@@ -100,27 +107,51 @@ pub fn is_null(value: &RawValue) -> bool {
     value.get() == "null"
 }
 
-/// Returns the string that the value is; `None` if it is something else.
+/// Returns the string that the value is, copied only if it has escapes; `None` if it is something else.
 #[must_use]
-pub fn string(value: &RawValue) -> Option<String> {
-    serde_json::from_str(value.get()).ok()
+pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str(value.get())
+        .ok()
+        .map(|Text(text)| text)
+}
+
+/// A string, decoded. Serde's own `Cow` is always a copy.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Borrow)
+    }
 }
 
 /// The members of one object, names not yet checked.
-struct Members(Vec<(String, Box<RawValue>)>);
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect;
         impl<'de> Visitor<'de> for Collect {
-            type Value = Members;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(MEMBERS);
+                while let Some((Text(name), value)) = map.next_entry()? {
+                    members.push((name, value));
                 }
                 Ok(Members(members))
             }
@@ -129,14 +160,20 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-fn check_names(members: &Members) -> Result<(), JsonError> {
-    let mut seen = HashSet::with_capacity(members.0.len());
-    for (name, _) in &members.0 {
-        if !seen.insert(name.as_str()) {
-            return Err(JsonError::RepeatedName(name.clone()));
-        }
-    }
-    Ok(())
+fn check_names(Members(members): &Members<'_>) -> Result<(), JsonError> {
+    let mut names = members.iter().map(|(name, _)| name);
+    let repeated = if members.len() <= FEW_MEMBERS {
+        let is_before = |(n, name): &(usize, &Cow<'_, str>)| {
+            members.iter().take(*n).any(|(before, _)| before == *name)
+        };
+        names.enumerate().find(is_before).map(|(_, name)| name)
+    } else {
+        let mut seen = HashSet::with_capacity(members.len());
+        names.find(|name| !seen.insert(*name))
+    };
+    repeated.map_or(Ok(()), |name| {
+        Err(JsonError::RepeatedName(name.clone().into_owned()))
+    })
 }
 
 /// Checks one value; `levels` is how many levels of nesting it may still have.
@@ -146,7 +183,7 @@ fn check_value(value: &RawValue, levels: usize) -> Result<(), JsonError> {
     match text.as_bytes().first() {
         Some(b'{') => {
             let levels = levels.checked_sub(1).ok_or(JsonError::TooDeep)?;
-            let members: Members = serde_json::from_str(text).map_err(syntax)?;
+            let members: Members<'_> = serde_json::from_str(text).map_err(syntax)?;
             check_names(&members)?;
             members
                 .0
@@ -161,7 +198,7 @@ fn check_value(value: &RawValue, levels: usize) -> Result<(), JsonError> {
                 .try_for_each(|inner| check_value(inner, levels))
         }
         // Decoding finds escapes that stand for no character, such as half a surrogate pair.
-        Some(b'"') => serde_json::from_str::<String>(text)
+        Some(b'"') => serde_json::from_str::<Text<'_>>(text)
             .map(drop)
             .map_err(syntax),
         Some(b'-' | b'0'..=b'9') => check_number(text),
@@ -204,7 +241,7 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Object, JsonError> {
+    fn parse(text: &str) -> Result<Object<'_>, JsonError> {
         Object::parse(text.as_bytes())
     }
 
@@ -212,7 +249,7 @@ mod tests {
     fn values_come_back_as_they_were_written() {
         let text = r#"{"a": 1.10, "b": {"x": [1E5, -0, "\u00e9"]}, "c": 18446744073709551615}"#;
         let members = parse(text).unwrap().into_members();
-        let written: Vec<_> = members.iter().map(|(n, v)| (n.as_str(), v.get())).collect();
+        let written: Vec<_> = members.iter().map(|(n, v)| (&**n, v.get())).collect();
         assert_eq!(
             written,
             [

@@ -1,5 +1,6 @@
 //! A memory: what a client may put into one, and the JSON in which it is kept and given back.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,9 @@ impl MemoryId {
 
 impl fmt::Display for MemoryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mem_{}", Ulid::from(self.0))
+        let mut digits = [0; ulid::ULID_LEN];
+        f.write_str("mem_")?;
+        f.write_str(Ulid::from(self.0).array_to_str(&mut digits))
     }
 }
 
@@ -154,7 +157,7 @@ impl NewMemory {
     ///
     /// [`MemoryError::Missing`] for the first required field that is not there, else
     /// [`MemoryError::Field`] for the first one that is wrong.
-    pub fn parse(mut object: Object) -> Result<Self, MemoryError> {
+    pub fn parse(mut object: Object<'_>) -> Result<Self, MemoryError> {
         for name in SERVER_SET {
             object.take(name);
         }
@@ -164,40 +167,32 @@ impl NewMemory {
                 "is not allowed: send the key in the X-API-KEY header",
             ));
         }
-        let mut required = Vec::with_capacity(REQUIRED.len());
-        for name in REQUIRED {
-            required.push(object.take(name).ok_or(MemoryError::Missing(name))?);
-        }
-        let Ok([topic, kind, input, output, success, category]) =
-            <[Box<RawValue>; 6]>::try_from(required)
-        else {
-            return Err(MemoryError::Missing("topic"));
-        };
+        let [topic, kind, input, output, success, category] = required(&mut object)?;
         Ok(Self {
             topic: trimmed(
-                &topic,
+                topic,
                 TOPIC_CHARS_MAX,
                 field("topic", "must be non-empty string"),
                 field("topic", "must have at most 512 characters"),
                 field("topic", "must not contain NUL"),
             )?,
             kind: trimmed(
-                &kind,
+                kind,
                 NAME_CHARS_MAX,
                 field("type", "must be non-empty string"),
                 field("type", "must have at most 128 characters"),
                 field("type", "must not contain NUL"),
             )?,
             category: trimmed(
-                &category,
+                category,
                 NAME_CHARS_MAX,
                 field("category", "must be non-empty string"),
                 field("category", "must have at most 128 characters"),
                 field("category", "must not contain NUL"),
             )?,
-            input: text(&input, field("input", "must be a string without NUL"))?,
-            output: text(&output, field("output", "must be a string without NUL"))?,
-            success: boolean(&success).ok_or(field("success", "must be boolean"))?,
+            input: text(input, field("input", "must be a string without NUL"))?,
+            output: text(output, field("output", "must be a string without NUL"))?,
+            success: boolean(success).ok_or(field("success", "must be boolean"))?,
             score: integer(object.take_optional("score"), 15)
                 .ok_or(field("score", "must be a 64-bit integer"))?,
             max_score: integer(object.take_optional("maxScore"), 25)
@@ -205,9 +200,13 @@ impl NewMemory {
             tags: tags(object.take_optional("tags"))?,
             reviewed: object
                 .take_optional("reviewed")
-                .map_or(Some(false), |value| boolean(&value))
+                .map_or(Some(false), boolean)
                 .ok_or(field("reviewed", "must be boolean"))?,
-            extras: object.into_members(),
+            extras: object
+                .into_members()
+                .into_iter()
+                .map(|(name, value)| (name.into_owned(), value.to_owned()))
+                .collect(),
         })
     }
 
@@ -222,9 +221,9 @@ impl NewMemory {
     ///
     /// [`MemoryError::NothingToChange`] if `change` has no field that a client can set; else as
     /// [`Self::parse`] says of the whole, or [`MemoryError::TooLarge`].
-    pub fn changed(
-        mut entry: Object,
-        mut change: Object,
+    pub fn changed<'a>(
+        mut entry: Object<'a>,
+        mut change: Object<'a>,
         bytes_max: usize,
     ) -> Result<Self, MemoryError> {
         for name in SERVER_SET {
@@ -234,14 +233,14 @@ impl NewMemory {
             return Err(MemoryError::NothingToChange);
         }
         for (name, value) in change.into_members() {
-            if !json::is_null(&value) {
-                entry.set(&name, value);
+            if !json::is_null(value) {
+                entry.set(name, value);
                 continue;
             }
             if let Some(known) = REQUIRED
                 .iter()
                 .chain(&OPTIONAL)
-                .find(|known| **known == name)
+                .find(|known| name == **known)
             {
                 return Err(field(
                     known,
@@ -268,7 +267,7 @@ impl NewMemory {
     /// # Errors
     ///
     /// As [`Self::changed`].
-    pub fn check_change(change: Object) -> Result<(), MemoryError> {
+    pub fn check_change(change: Object<'_>) -> Result<(), MemoryError> {
         const ANY: &[u8] =
             br#"{"topic":"t","type":"t","category":"c","input":"","output":"","success":true}"#;
         let entry = Object::parse(ANY).unwrap_or_default();
@@ -287,7 +286,7 @@ impl NewMemory {
                     .sum(),
             );
         let mut out = ObjectWriter::new(room);
-        out.value("id", &stamp.id.to_string());
+        out.value("id", &format_args!("{}", stamp.id));
         out.value("topic", &self.topic);
         out.value("type", &self.kind);
         out.value("category", &self.category);
@@ -311,36 +310,58 @@ impl NewMemory {
 }
 
 /// Writes the members of one JSON object.
-struct ObjectWriter(String);
+struct ObjectWriter(Vec<u8>);
 
 impl ObjectWriter {
     fn new(room: usize) -> Self {
-        let mut text = String::with_capacity(room);
-        text.push('{');
+        let mut text = Vec::with_capacity(room);
+        text.push(b'{');
         Self(text)
     }
 
     fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
-        // Strings, numbers, booleans and lists of strings always have a JSON form.
-        self.raw(
-            name,
-            &serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()),
-        );
+        self.name(name);
+        self.serde(value);
     }
 
     fn raw(&mut self, name: &str, value: &str) {
+        self.name(name);
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    fn name(&mut self, name: &str) {
         if self.0.len() > 1 {
-            self.0.push(',');
+            self.0.push(b',');
         }
-        self.0.push_str(&serde_json::Value::from(name).to_string());
-        self.0.push(':');
-        self.0.push_str(value);
+        self.serde(name);
+        self.0.push(b':');
+    }
+
+    fn serde<T: Serialize + ?Sized>(&mut self, value: &T) {
+        // Strings, numbers, booleans and lists of strings always have a JSON form, and a vector has always room.
+        let _ = serde_json::to_writer(&mut self.0, value);
     }
 
     fn finish(mut self) -> String {
-        self.0.push('}');
-        self.0
+        self.0.push(b'}');
+        // It is UTF-8: what serde writes, and strings.
+        String::from_utf8(self.0)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
+}
+
+/// Takes the fields out that a memory must have.
+fn required<'a>(object: &mut Object<'a>) -> Result<[&'a RawValue; 6], MemoryError> {
+    let mut take = |name| object.take(name).ok_or(MemoryError::Missing(name));
+    let [topic, kind, input, output, success, category] = REQUIRED;
+    Ok([
+        take(topic)?,
+        take(kind)?,
+        take(input)?,
+        take(output)?,
+        take(success)?,
+        take(category)?,
+    ])
 }
 
 fn trimmed(
@@ -369,6 +390,7 @@ fn trimmed(
 fn text(value: &RawValue, wrong: MemoryError) -> Result<String, MemoryError> {
     json::string(value)
         .filter(|text| !text.contains('\0'))
+        .map(Cow::into_owned)
         .ok_or(wrong)
 }
 
@@ -376,7 +398,7 @@ fn boolean(value: &RawValue) -> Option<bool> {
     serde_json::from_str(value.get()).ok()
 }
 
-fn integer(value: Option<Box<RawValue>>, default: i64) -> Option<i64> {
+fn integer(value: Option<&RawValue>, default: i64) -> Option<i64> {
     match value {
         None => Some(default),
         // An integer to JSON, but a double to serde_json.
@@ -385,7 +407,7 @@ fn integer(value: Option<Box<RawValue>>, default: i64) -> Option<i64> {
     }
 }
 
-fn tags(value: Option<Box<RawValue>>) -> Result<Vec<String>, MemoryError> {
+fn tags(value: Option<&RawValue>) -> Result<Vec<String>, MemoryError> {
     let Some(value) = value else {
         return Ok(Vec::new());
     };
@@ -410,13 +432,14 @@ mod tests {
     const MINIMAL: &str =
         r#"{"topic":" T ","type":"Note","category":"work","input":"","output":"o","success":true}"#;
 
-    fn object(text: &str) -> Object {
+    fn object(text: &str) -> Object<'_> {
         Object::parse(text.as_bytes()).unwrap()
     }
 
     fn with(name: &str, value: &str) -> Result<NewMemory, MemoryError> {
         let mut object = object(MINIMAL);
-        object.set(name, RawValue::from_string(value.to_owned()).unwrap());
+        let value: &RawValue = serde_json::from_str(value).unwrap();
+        object.set(name.into(), value);
         NewMemory::parse(object)
     }
 

@@ -48,7 +48,7 @@ pub(crate) struct UserJson {
 }
 
 /// Takes an e-mail out of a body.
-pub(super) fn email_field(fields: &mut Fields) -> Result<Option<Email>, ApiError> {
+pub(super) fn email_field(fields: &mut Fields<'_>) -> Result<Option<Email>, ApiError> {
     let text = fields.string("email")?;
     text.map(|text| Email::parse(&text))
         .transpose()

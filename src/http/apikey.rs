@@ -167,7 +167,7 @@ impl CreatedKeyJson {
 }
 
 /// Takes the description of a key.
-fn description_field(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+fn description_field(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
     let description = fields.string("description")?;
     let chars = description.as_ref().map_or(0, |text| text.chars().count());
     if chars > DESCRIPTION_CHARS_MAX {
@@ -180,7 +180,7 @@ fn description_field(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 }
 
 /// Takes what can be said of a new key, and changed of one: its end and its credits can be null there.
-fn change_fields(fields: &mut Fields, now: Timestamp) -> Result<KeyChange, ApiError> {
+fn change_fields(fields: &mut Fields<'_>, now: Timestamp) -> Result<KeyChange, ApiError> {
     Ok(KeyChange {
         description: description_field(fields)?,
         scopes: fields.scopes("scopes")?,

@@ -57,7 +57,7 @@ pub(super) async fn user(app: App, request: Request) -> Answer {
     reply(app.erase_user(&target, &confirm, cause).await?)
 }
 
-fn confirmation(fields: &mut Fields) -> Result<String, ApiError> {
+fn confirmation(fields: &mut Fields<'_>) -> Result<String, ApiError> {
     let confirm = fields.string("confirm")?;
     confirm.ok_or_else(|| {
         ApiError::field(

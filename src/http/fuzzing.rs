@@ -571,15 +571,16 @@ pub(crate) fn memory_body(bytes: &[u8]) -> Outcome {
         bytes.len(),
         entry.len()
     );
-    let parse = |text: &[u8]| Object::parse(text).map_err(|error| error.to_string());
-    let again = NewMemory::parse(parse(entry.as_bytes())?).map_err(|error| error.to_string())?;
+    let kept_object = || Object::parse(entry.as_bytes()).map_err(|error| error.to_string());
+    let sent_object = || Object::parse(bytes).map_err(|error| error.to_string());
+    let again = NewMemory::parse(kept_object()?).map_err(|error| error.to_string())?;
     ensure!(
         again.entry_json(&stamp) == entry,
         "not taken again: {entry}"
     );
     // The same as a change of itself.
-    let changed = NewMemory::changed(parse(entry.as_bytes())?, parse(bytes)?, usize::MAX);
-    let checked = NewMemory::check_change(parse(bytes)?);
+    let changed = NewMemory::changed(kept_object()?, sent_object()?, usize::MAX);
+    let checked = NewMemory::check_change(sent_object()?);
     ensure!(
         changed.as_ref().err() == checked.as_ref().err(),
         "a change is checked in two ways: {checked:?}, {:?}",

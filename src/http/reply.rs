@@ -29,6 +29,9 @@ const RESET: HeaderName = HeaderName::from_static("x-credits-reset");
 /// Room for the headers of an answer, so that it does not grow one by one.
 const HEADERS: usize = 16;
 
+/// Most digits of a number of 64 bits.
+const DIGITS_MAX: usize = 20;
+
 /// Room for the JSON of most answers, likewise.
 const JSON_BYTES: usize = 768;
 
@@ -157,12 +160,35 @@ pub(crate) fn credit_headers(
     balance: &Balance,
     now: Timestamp,
 ) -> [(HeaderName, HeaderValue); 4] {
+    let [cost, limit, remaining, reset] = numbers([
+        cost,
+        balance.credits_limit,
+        balance.credits_remaining,
+        now.seconds_until(balance.reset),
+    ]);
     [
-        (COST, cost.into()),
-        (LIMIT, balance.credits_limit.into()),
-        (REMAINING, balance.credits_remaining.into()),
-        (RESET, now.seconds_until(balance.reset).into()),
+        (COST, cost),
+        (LIMIT, limit),
+        (REMAINING, remaining),
+        (RESET, reset),
     ]
+}
+
+/// Returns these numbers as values of headers, which share one text: `HeaderValue::from` allocates twice for each.
+fn numbers<const N: usize>(numbers: [u64; N]) -> [HeaderValue; N] {
+    let mut text = String::with_capacity(DIGITS_MAX.saturating_mul(N));
+    let ends = numbers.map(|number| {
+        text.push_str(itoa::Buffer::new().format(number));
+        text.len()
+    });
+    let mut text = Bytes::from(text);
+    let mut begin = 0;
+    ends.map(|end| {
+        let digits = text.split_to(end.saturating_sub(begin));
+        begin = end;
+        // Digits are always a value.
+        HeaderValue::from_maybe_shared(digits).unwrap_or(HeaderValue::from_static("0"))
+    })
 }
 
 /// The part of a metered body that tells what the call cost.

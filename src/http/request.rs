@@ -1,5 +1,6 @@
 //! What a handler gets: a request whose path, method, caller and body were checked, in that order.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -88,7 +89,10 @@ impl Request {
     }
 
     /// Takes the admin's reason from a body. For others there is no such field.
-    pub(super) fn optional_reason(&self, fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    pub(super) fn optional_reason(
+        &self,
+        fields: &mut Fields<'_>,
+    ) -> Result<Option<String>, ApiError> {
         match self.caller {
             Caller::Admin => fields.string("reason")?.as_deref().map(reason).transpose(),
             Caller::Key(_) | Caller::Nobody => Ok(None),
@@ -96,7 +100,7 @@ impl Request {
     }
 
     /// Returns the fields of the body; none of an empty one.
-    pub(super) fn optional_fields(&self) -> Result<Fields, ApiError> {
+    pub(super) fn optional_fields(&self) -> Result<Fields<'_>, ApiError> {
         if self.body.is_empty() {
             Ok(Fields(Object::default()))
         } else {
@@ -105,12 +109,12 @@ impl Request {
     }
 
     /// Returns the fields of the body, which must be there.
-    pub(super) fn fields(&self) -> Result<Fields, ApiError> {
+    pub(super) fn fields(&self) -> Result<Fields<'_>, ApiError> {
         self.object().map(Fields)
     }
 
     /// Returns the body as an object, which must be there.
-    pub(super) fn object(&self) -> Result<Object, ApiError> {
+    pub(super) fn object(&self) -> Result<Object<'_>, ApiError> {
         if self.body.is_empty() {
             return Err(missing_body());
         }
@@ -121,7 +125,7 @@ impl Request {
     pub(super) fn path_param(&self, name: &str) -> Result<String, ApiError> {
         percent_decode_str(&self.param)
             .decode_utf8()
-            .map(std::borrow::Cow::into_owned)
+            .map(Cow::into_owned)
             .map_err(|_| ApiError::field(name, "The path must be percent-encoded UTF-8."))
     }
 
@@ -171,18 +175,19 @@ fn reason(text: &str) -> Result<String, ApiError> {
 fn decode_query(name: &str, text: &str) -> Result<String, ApiError> {
     percent_decode_str(&text.replace('+', " "))
         .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
+        .map(Cow::into_owned)
         .map_err(|_| ApiError::field(name, "The query must be percent-encoded UTF-8."))
 }
 
 /// The fields of a body, taken out one by one; what is left at the end is refused by name.
-pub(crate) struct Fields(Object);
+pub(crate) struct Fields<'a>(Object<'a>);
 
-impl Fields {
+impl Fields<'_> {
     /// Takes a field that must be a string if it is there.
     pub(super) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        let as_string = |value: Box<RawValue>| {
-            json::string(&value).ok_or_else(|| ApiError::field(name, "It must be a string."))
+        let as_string = |value| {
+            let text = json::string(value).map(Cow::into_owned);
+            text.ok_or_else(|| ApiError::field(name, "It must be a string."))
         };
         self.0.take_optional(name).map(as_string).transpose()
     }
@@ -195,15 +200,15 @@ impl Fields {
     ) -> Result<Nullable<T>, ApiError> {
         match self.0.take(name) {
             None => Ok(None),
-            Some(value) if json::is_null(&value) => Ok(Some(None)),
-            Some(value) => read(&value).map(|value| Some(Some(value))),
+            Some(value) if json::is_null(value) => Ok(Some(None)),
+            Some(value) => read(value).map(|value| Some(Some(value))),
         }
     }
 
     /// Takes a field that must be a set of scopes if it is there.
     pub(super) fn scopes(&mut self, name: &str) -> Result<Option<Scopes>, ApiError> {
         let value = self.0.take_optional(name);
-        value.map(|value| scopes(name, &value)).transpose()
+        value.map(|value| scopes(name, value)).transpose()
     }
 
     /// Says whether there are no fields.
@@ -221,7 +226,7 @@ impl Fields {
 
     /// Takes a field that must be a whole number if it is there.
     pub(super) fn integer(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
-        let as_integer = |value: Box<RawValue>| {
+        let as_integer = |value: &RawValue| {
             let number = value.get().parse::<i64>();
             number.map_err(|_| ApiError::field(name, "It must be a whole number."))
         };
@@ -237,7 +242,7 @@ impl Fields {
         let Some(value) = self.0.take_optional(name) else {
             return Ok(None);
         };
-        let text = json::string(&value).ok_or_else(|| {
+        let text = json::string(value).ok_or_else(|| {
             ApiError::from(crate::domain::plan::UnknownPlan(shortened(value.get())))
         })?;
         Ok(Some(plans.get(&text).map_err(|error| {

@@ -21,8 +21,9 @@ pub(crate) struct Entry {
     pub api_key: Option<Secret>,
     /// Bytes of the entry without what the server sets.
     bytes: usize,
-    timestamp: Option<Box<RawValue>>,
-    rest: Object,
+    /// An error says what the contract refuses.
+    memory: Result<NewMemory, String>,
+    timestamp: Result<Timestamp, &'static str>,
 }
 
 impl Entry {
@@ -32,20 +33,9 @@ impl Entry {
         serde_json::from_str::<serde::de::IgnoredAny>(raw)
             .map_err(|error| format!("it is not valid JSON: {error}"))?;
         let text = normalised(raw);
-        let parse = |text: &str| {
-            Object::parse(text.as_bytes()).map_err(|error| match error {
-                JsonError::NotAnObject => "it is no JSON object".to_owned(),
-                JsonError::Syntax(problem) => format!("it is not valid JSON: {problem}"),
-                JsonError::RepeatedName(_) | JsonError::TooDeep | JsonError::Number(_) => {
-                    error.to_string()
-                }
-            })
-        };
         let mut rest = parse(&text)?;
         let api_key = rest.take("api_key");
-        let expected = api_key
-            .as_ref()
-            .map_or(0, |value| redactor.redact_counted(value.get()).1);
+        let expected = api_key.map_or(0, |value| redactor.redact_counted(value.get()).1);
         let mut bytes = text.len();
         let (redacted, found) = redactor.redact_counted(&text);
         if found > expected {
@@ -61,27 +51,25 @@ impl Entry {
                 .saturating_add(4);
             bytes = bytes.saturating_sub(member);
         };
-        match (rest.take("api_key"), &api_key) {
-            (Some(value), _) => leave_out("api_key", &value),
-            (None, Some(value)) => leave_out("api_key", value),
-            (None, None) => {}
+        if let Some(value) = rest.take("api_key").or(api_key) {
+            leave_out("api_key", value);
         }
         for name in SERVER_SET {
             if let Some(value) = rest.take(name) {
-                leave_out(name, &value);
+                leave_out(name, value);
             }
         }
         let timestamp = rest.take("timestamp");
-        if let Some(value) = &timestamp {
+        if let Some(value) = timestamp {
             leave_out("timestamp", value);
         }
         Ok(Self {
             api_key: api_key
-                .and_then(|value| json::string(&value))
-                .map(Secret::new),
+                .and_then(json::string)
+                .map(|text| Secret::new(text.into_owned())),
             bytes,
-            timestamp,
-            rest,
+            memory: NewMemory::parse(rest).map_err(|error| error.to_string()),
+            timestamp: time_of(timestamp),
         })
     }
 
@@ -90,13 +78,24 @@ impl Entry {
         if self.bytes > ENTRY_BYTES_MAX {
             return Err(format!("it is larger than {ENTRY_BYTES_MAX} bytes"));
         }
-        let memory = NewMemory::parse(self.rest).map_err(|error| error.to_string())?;
-        let timestamp = self.timestamp.ok_or("Missing required field: timestamp")?;
-        let timestamp = json::string(&timestamp)
-            .and_then(|text| parse_time(&text))
-            .ok_or("Field 'timestamp' must be an RFC 3339 time")?;
-        Ok((memory, timestamp))
+        Ok((self.memory?, self.timestamp?))
     }
+}
+
+/// Parses an entry. An error says what the contract refuses.
+fn parse(text: &str) -> Result<Object<'_>, String> {
+    Object::parse(text.as_bytes()).map_err(|error| match error {
+        JsonError::NotAnObject => "it is no JSON object".to_owned(),
+        JsonError::Syntax(problem) => format!("it is not valid JSON: {problem}"),
+        JsonError::RepeatedName(_) | JsonError::TooDeep | JsonError::Number(_) => error.to_string(),
+    })
+}
+
+/// Returns the time that an entry gives for itself. An error says what the contract refuses.
+fn time_of(value: Option<&RawValue>) -> Result<Timestamp, &'static str> {
+    json::string(value.ok_or("Missing required field: timestamp")?)
+        .and_then(|text| parse_time(&text))
+        .ok_or("Field 'timestamp' must be an RFC 3339 time")
 }
 
 /// Writes a JSON text as a client would send it: without insignificant space, and characters as

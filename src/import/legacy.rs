@@ -1,6 +1,8 @@
 //! The files of the old program, read strictly: what does not have their shape is an error that says
 //! where and what, and never shows a key.
 
+use std::borrow::Cow;
+
 use chrono::{Datelike, NaiveDateTime};
 use serde_json::value::RawValue;
 
@@ -93,12 +95,12 @@ pub(crate) fn read_users(bytes: &[u8]) -> Result<Vec<LegacyKey>, LegacyError> {
         .into_iter()
         .enumerate()
         .map(|(index, (name, value))| {
-            let secret = Secret::new(name);
+            let secret = Secret::new(name.into_owned());
             if !secret.is_plausible() {
                 return Err(LegacyError::NoKey(index));
             }
             let masked = secret.masked();
-            read_key(secret, &value).map_err(|problem| LegacyError::Entry { masked, problem })
+            read_key(secret, value).map_err(|problem| LegacyError::Entry { masked, problem })
         })
         .collect()
 }
@@ -206,7 +208,7 @@ fn read_key(secret: Secret, value: &RawValue) -> Result<LegacyKey, String> {
 }
 
 /// Reads the e-mail. An empty one is none: the old program asked only whether there was one.
-fn email(entry: &mut Object) -> Result<Option<Email>, String> {
+fn email(entry: &mut Object<'_>) -> Result<Option<Email>, String> {
     let Some(text) = text(entry, "email")?.filter(|text| !text.trim().is_empty()) else {
         return Ok(None);
     };
@@ -216,7 +218,7 @@ fn email(entry: &mut Object) -> Result<Option<Email>, String> {
 }
 
 /// Reads what is left. Below 0 is nothing: two requests at once could do that in the old program.
-fn credits_remaining(entry: &mut Object) -> Result<Option<u64>, String> {
+fn credits_remaining(entry: &mut Object<'_>) -> Result<Option<u64>, String> {
     let Some(value) = entry.take_optional("credits_remaining") else {
         return Ok(None);
     };
@@ -225,24 +227,27 @@ fn credits_remaining(entry: &mut Object) -> Result<Option<u64>, String> {
     Ok(Some(u64::try_from(number).unwrap_or(0)))
 }
 
-fn count(entry: &mut Object, name: &str) -> Result<Option<u64>, String> {
+fn count(entry: &mut Object<'_>, name: &str) -> Result<Option<u64>, String> {
     // Within what a signed number holds, so that sums over many keys stay far from the end.
     let number = |value: &RawValue| serde_json::from_str::<u32>(value.get()).map(u64::from);
     entry
         .take_optional(name)
-        .map(|value| number(&value))
+        .map(number)
         .transpose()
         .map_err(|_| format!("{name} must be a whole number of 0 to {}", u32::MAX))
 }
 
-fn text(entry: &mut Object, name: &str) -> Result<Option<String>, String> {
+fn text(entry: &mut Object<'_>, name: &str) -> Result<Option<String>, String> {
     entry
         .take_optional(name)
-        .map(|value| json::string(&value).ok_or_else(|| format!("{name} must be a string")))
+        .map(|value| {
+            let text = json::string(value).map(Cow::into_owned);
+            text.ok_or_else(|| format!("{name} must be a string"))
+        })
         .transpose()
 }
 
-fn time(entry: &mut Object, name: &str) -> Result<Option<Timestamp>, String> {
+fn time(entry: &mut Object<'_>, name: &str) -> Result<Option<Timestamp>, String> {
     text(entry, name)?
         .map(|text| parse_time(&text).ok_or_else(|| format!("{name} is no RFC 3339 time")))
         .transpose()

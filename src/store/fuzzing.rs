@@ -56,7 +56,12 @@ pub(crate) fn stored_records(bytes: &[u8]) -> Outcome {
         6 => again(decode_long::<Counts>(bytes), bytes, encode_long, |bytes| {
             encode_long(&decode_long::<Counts>(bytes)?)
         }),
-        7 => owned::<Delta>(bytes),
+        7 => again(
+            decode_borrowed::<Delta<'_>>(bytes),
+            bytes,
+            encode,
+            |bytes| encode(&decode_borrowed::<Delta<'_>>(bytes)?),
+        ),
         8 => owned::<KeyIntent>(bytes),
         9 => owned::<AccountKey>(bytes),
         _ => owned::<KeyHash>(bytes),

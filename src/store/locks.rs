@@ -5,9 +5,9 @@
 //! a plan, a recount) holds it alone; so does a debit that lost too many races. The locks are a fixed
 //! number of stripes over all accounts; waiting holds no thread.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashSet;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::domain::account::AccountKey;

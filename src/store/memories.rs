@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::account::AccountKey;
 use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory, Stamp};
@@ -219,7 +221,7 @@ impl Store {
     pub async fn update_memory<E: std::error::Error>(
         &self,
         update: UpdateMemory,
-        change: impl FnOnce(Object) -> Result<NewMemory, E>,
+        change: impl FnOnce(Object<'_>) -> Result<NewMemory, E>,
     ) -> Result<Changed, OpError<UpdateRefusal<E>>> {
         let inner = self.inner()?;
         let ticket = inner.admit()?;
@@ -371,7 +373,7 @@ impl Inner {
         };
         self.write_memory(add.account, intent.memory, head)?;
         self.stats
-            .apply(add.account, &Delta::added(&head_facets(add.memory)));
+            .apply(add.account, &Delta::added(head_facets(add.memory)));
         self.totals.memories.fetch_add(1, Ordering::Relaxed);
         self.locks.mark_done(add.account, intent.op);
         steps.complete();
@@ -381,7 +383,7 @@ impl Inner {
     fn update_memory<E: std::error::Error>(
         &self,
         update: &UpdateMemory,
-        change: impl FnOnce(Object) -> Result<NewMemory, E>,
+        change: impl FnOnce(Object<'_>) -> Result<NewMemory, E>,
     ) -> Result<(Changed, bool), SwapError<UpdateRefusal<E>>> {
         let UpdateMemory {
             account,
@@ -400,9 +402,7 @@ impl Inner {
             .ok_or_else(|| pieces_gone(id))?;
         let mut object = Object::parse(json.as_bytes())
             .map_err(|error| StoreError::Corrupt(format!("{id} is not JSON: {error}")))?;
-        let key_id = object
-            .take("key_id")
-            .and_then(|value| crate::domain::json::string(&value));
+        let key_id = object.take("key_id").and_then(crate::domain::json::string);
         let memory = change(object).map_err(|e| SwapError::Refused(UpdateRefusal::Invalid(e)))?;
         let key_id = key_id.unwrap_or_default();
         let stamp = Stamp {
@@ -419,7 +419,7 @@ impl Inner {
             })
             .map_err(refused_by_usage)?;
         let steps = self.steps();
-        let delta = Delta::changed(&old.facets(), &head_facets(&memory));
+        let delta = Delta::changed(old.facets(), head_facets(&memory));
         self.journal(account, intent.op, id, &delta)?;
         let head = MemoryHead {
             revision: intent.op,
@@ -481,7 +481,7 @@ impl Inner {
         if let Some(bytes) = self.trees.memories.get(key)? {
             let head: MemoryHead<'_> = decode_borrowed(&bytes)?;
             self.release_for_revoked(account, head.key_no, intent.op)?;
-            let delta = Delta::removed(&head.facets());
+            let delta = Delta::removed(head.facets());
             self.journal(account, intent.op, intent.memory, &delta)?;
             self.trees.memories.remove(key)?;
             self.stats.apply(account, &delta);
@@ -597,7 +597,7 @@ impl Inner {
         account: AccountKey,
         op: u64,
         id: MemoryId,
-        delta: &Delta,
+        delta: &Delta<'_>,
     ) -> Result<(), StoreError> {
         if !delta.is_empty() && id <= self.stats_through(account)? {
             self.trees
@@ -626,8 +626,8 @@ pub(super) fn write_memory(
 }
 
 /// What the aggregates count of a memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facets<'a> {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facets<'a> {
     pub success: bool,
     pub category: &'a str,
     pub kind: &'a str,

@@ -3,10 +3,10 @@
 //! While a memory of an account is being written, none of its pages is kept or given: from the moment at which
 //! somebody may have seen the write, nobody sees a page from before it.
 
-use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use foldhash::HashMap;
 use foldhash::fast::RandomState;
 use lru::LruCache;
 
@@ -53,7 +53,7 @@ impl NewestPages {
         let stripe = || Stripe {
             pages: LruCache::unbounded(),
             bytes: 0,
-            writing: HashMap::new(),
+            writing: HashMap::default(),
             written: 0,
         };
         Self {

@@ -59,54 +59,39 @@ pub(super) struct Counts {
     types: BTreeMap<String, u64>,
 }
 
-impl Record for Delta {}
+impl Record for Delta<'_> {}
 
 /// What one write changes in the counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Delta {
-    gone: Option<Item>,
-    come: Option<Item>,
+pub(crate) struct Delta<'a> {
+    #[serde(borrow)]
+    gone: Option<Facets<'a>>,
+    #[serde(borrow)]
+    come: Option<Facets<'a>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Item {
-    success: bool,
-    category: String,
-    kind: String,
-}
-
-impl Item {
-    fn of(facets: &Facets<'_>) -> Self {
-        Self {
-            success: facets.success,
-            category: facets.category.to_owned(),
-            kind: facets.kind.to_owned(),
-        }
-    }
-}
-
-impl Delta {
-    pub(super) fn added(facets: &Facets<'_>) -> Self {
+impl<'a> Delta<'a> {
+    pub(super) const fn added(facets: Facets<'a>) -> Self {
         Self {
             gone: None,
-            come: Some(Item::of(facets)),
+            come: Some(facets),
         }
     }
 
-    pub(super) fn removed(facets: &Facets<'_>) -> Self {
+    pub(super) const fn removed(facets: Facets<'a>) -> Self {
         Self {
-            gone: Some(Item::of(facets)),
+            gone: Some(facets),
             come: None,
         }
     }
 
-    pub(super) fn changed(old: &Facets<'_>, new: &Facets<'_>) -> Self {
+    pub(super) fn changed(old: Facets<'a>, new: Facets<'a>) -> Self {
         if old == new {
             return Self::default();
         }
         Self {
-            gone: Some(Item::of(old)),
-            come: Some(Item::of(new)),
+            gone: Some(old),
+            come: Some(new),
         }
     }
 
@@ -116,19 +101,15 @@ impl Delta {
 }
 
 impl Counts {
-    fn apply(&mut self, delta: &Delta) {
-        if let Some(item) = &delta.gone {
+    fn apply(&mut self, delta: &Delta<'_>) {
+        if let Some(facets) = &delta.gone {
             self.total = self.total.saturating_sub(1);
-            self.successes = self.successes.saturating_sub(u64::from(item.success));
-            decrement(&mut self.categories, &item.category);
-            decrement(&mut self.types, &item.kind);
+            self.successes = self.successes.saturating_sub(u64::from(facets.success));
+            decrement(&mut self.categories, facets.category);
+            decrement(&mut self.types, facets.kind);
         }
-        if let Some(item) = &delta.come {
-            self.count(&Facets {
-                success: item.success,
-                category: &item.category,
-                kind: &item.kind,
-            });
+        if let Some(facets) = &delta.come {
+            self.count(facets);
         }
     }
 
@@ -202,7 +183,7 @@ impl Cache {
     }
 
     /// Keeps the counts of an account up with a write, if they are in memory.
-    pub(super) fn apply(&self, account: AccountKey, delta: &Delta) {
+    pub(super) fn apply(&self, account: AccountKey, delta: &Delta<'_>) {
         if let Some(cached) = lock(&self.accounts).peek_mut(&account) {
             cached.counts.apply(delta);
         }
@@ -315,7 +296,7 @@ impl Inner {
             .range(since..=op_key(account, u64::MAX))
             .values()
         {
-            counts.apply(&decode::<Delta>(&delta?)?);
+            counts.apply(&decode_borrowed::<Delta<'_>>(&delta?)?);
             tail = tail.saturating_add(1);
         }
         let last = memory_key(account, MemoryId::from_bytes([0xFF; 16]));

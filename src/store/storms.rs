@@ -23,6 +23,7 @@ use super::codec::decode;
 use super::testing::{NOW, by, memory, new_key, sign_up};
 use super::*;
 use crate::domain::event::Cause;
+use crate::domain::json::Object;
 use crate::domain::key::KeyId;
 use crate::domain::ledger::{Entry, LedgerRow, amount};
 use crate::domain::memory::MemoryId;
@@ -710,7 +711,7 @@ async fn adds_deletes_and_recounts() {
                             cost: PRICE,
                             now: NOW,
                         };
-                        let to = |_| Ok::<_, std::convert::Infallible>(memory("b", 20));
+                        let to = |_: Object<'_>| Ok::<_, std::convert::Infallible>(memory("b", 20));
                         store.update_memory(update, to).await.unwrap();
                         None
                     }
@@ -801,7 +802,7 @@ async fn write_everything(store: &Store, n: u64, rounds: u64) {
                 cost: PRICE,
                 now: NOW,
             };
-            let to = |_| Ok::<_, std::convert::Infallible>(memory("c", bytes));
+            let to = |_: Object<'_>| Ok::<_, std::convert::Infallible>(memory("c", bytes));
             store.update_memory(update, to).await.unwrap();
         }
         let gone = store

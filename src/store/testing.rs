@@ -71,7 +71,7 @@ pub(super) async fn add(
 }
 
 pub(super) async fn change(store: &Store, account: AccountKey, id: MemoryId, bytes: usize) {
-    let to = |_| Ok::<_, std::convert::Infallible>(memory("b", bytes));
+    let to = |_: Object<'_>| Ok::<_, std::convert::Infallible>(memory("b", bytes));
     let update = UpdateMemory {
         account,
         payer: Payer::first(1),

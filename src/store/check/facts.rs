@@ -241,15 +241,15 @@ impl Check<'_> {
         // What is wrong with it stays out: an error would quote what a client stored.
         let mut object = Object::parse(json.as_bytes())
             .map_err(|_| damage("its JSON is not an object that the service takes"))?;
-        let mut text = |name| object.take(name).and_then(|value| json::string(&value));
-        if text("id") != Some(id.to_string()) {
+        let mut text = |name| object.take(name).and_then(json::string);
+        if text("id") != Some(id.to_string().into()) {
             return Err(damage("its JSON has another id"));
         }
         let timestamp = head.timestamp.to_string();
         let key_id = text("key_id");
         if text("category").as_deref() != Some(head.category)
             || text("type").as_deref() != Some(head.kind)
-            || text("timestamp") != Some(timestamp)
+            || text("timestamp") != Some(timestamp.into())
             || object
                 .take("success")
                 .is_none_or(|v| v.get() != head.success.to_string())
@@ -315,7 +315,7 @@ impl Check<'_> {
 
     pub(super) fn journal(&mut self, key: &[u8], value: &sled::IVec) -> Result<(), StoreError> {
         let key: [u8; 24] = exact(key)?;
-        decode::<Delta>(value)?;
+        decode_borrowed::<Delta<'_>>(value)?;
         let account: [u8; 16] = exact(key.get(..16).unwrap_or_default())?;
         let op = part(&key, 16).map_or(u64::MAX, u64::from_be_bytes);
         if !self.inner.trees.stats.contains_key(account)? {

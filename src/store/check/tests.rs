@@ -966,7 +966,7 @@ async fn aggregates_in_memory_are_compared() {
         category: "a",
         kind: "k",
     };
-    inner.stats.apply(fixture.bo, &Delta::added(&facets));
+    inner.stats.apply(fixture.bo, &Delta::added(facets));
     let found = fixture.store.check(&|_| ()).unwrap();
     let expected = format!(
         "stats {}: the aggregates in memory differ from a recount",

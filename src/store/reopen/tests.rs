@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::*;
 use crate::domain::account::AccountKey;
 use crate::domain::event::Cause;
+use crate::domain::json::Object;
 use crate::domain::memory::{MemoryId, NewMemory};
 use crate::domain::usage::Payer;
 use crate::store::testing::{NOW, add, change, memory, new_key, sign_up};
@@ -132,7 +133,9 @@ async fn a_panic_leaves_nothing_half_done() {
     assert_eq!(counters(&store, account), (2, 1));
     let panicking = store.clone();
     let task = tokio::spawn(async move {
-        let to = |_| -> Result<_, std::convert::Infallible> { panic!("another, on purpose") };
+        let to = |_: Object<'_>| -> Result<_, std::convert::Infallible> {
+            panic!("another, on purpose")
+        };
         let update = UpdateMemory {
             account,
             payer: Payer::first(1),

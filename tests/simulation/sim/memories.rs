@@ -158,9 +158,10 @@ impl Sim {
         let Some(principal) = self.principal(by)? else {
             return Ok(());
         };
+        let text = change.to_string();
         let request = UpdateRequest {
             id: MemoryId::parse(id).unwrap(),
-            change: Object::parse(change.to_string().as_bytes()).unwrap(),
+            change: Object::parse(text.as_bytes()).unwrap(),
         };
         let found = self
             .app()
