@@ -319,22 +319,27 @@ impl ObjectWriter {
         Self(text)
     }
 
-    fn value<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
-        self.name(name);
+    /// A member of ours, whose name has nothing to escape.
+    fn value<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
+        self.comma();
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
         self.serde(value);
     }
 
+    /// A member of the client's.
     fn raw(&mut self, name: &str, value: &str) {
-        self.name(name);
+        self.comma();
+        self.serde(name);
+        self.0.push(b':');
         self.0.extend_from_slice(value.as_bytes());
     }
 
-    fn name(&mut self, name: &str) {
+    fn comma(&mut self) {
         if self.0.len() > 1 {
             self.0.push(b',');
         }
-        self.serde(name);
-        self.0.push(b':');
     }
 
     fn serde<T: Serialize + ?Sized>(&mut self, value: &T) {
