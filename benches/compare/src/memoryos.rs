@@ -135,6 +135,13 @@ impl MemoryOs {
         client.send("GET", path, Some(key), None)
     }
 
+    /// One answer to a POST of a memory to one account.
+    pub fn sample_post(&self) -> Result<Answer> {
+        let key = self.keys.first().context("no account")?;
+        let memory = fs::read_to_string(&self.files.memory)?;
+        Client::connect(self.port)?.send("POST", "/memory", Some(key), Some(&memory))
+    }
+
     /// How many memories the accounts say that they hold.
     pub fn count(&self) -> Result<u64> {
         let mut client = Client::connect(self.port)?;

@@ -1,4 +1,4 @@
-//! The bare hyper server, made to answer as many bytes as MemoryOS does.
+//! The bare hyper server, made to answer as many bytes as MemoryOS does, and to append what it is sent if asked to.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,8 +19,14 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Starts it with the headers of an answer of MemoryOS and a body as long; fails if its answer is not as long.
-    pub fn start(binary: &Path, directory: &Path, like: &Answer) -> Result<Self> {
+    /// Starts it with the headers of an answer of MemoryOS and a body as long; fails if its answer is not as long. It
+    /// appends the bodies of requests to the file, if one is given, and answers when they are on the disk.
+    pub fn start(
+        binary: &Path,
+        directory: &Path,
+        like: &Answer,
+        append: Option<&Path>,
+    ) -> Result<Self> {
         let port = process::free_port()?;
         let mut command = Command::new(binary);
         command.arg("--port").arg(port.to_string());
@@ -30,6 +36,9 @@ impl Reference {
             if !header.starts_with("content-length:") && !header.starts_with("date:") {
                 command.arg("--header").arg(header);
             }
+        }
+        if let Some(file) = append {
+            command.arg("--append").arg(file);
         }
         let log = directory.join("reference.log");
         let ready = || Client::connect(port).is_ok();

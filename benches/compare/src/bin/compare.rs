@@ -25,6 +25,8 @@ const PAGE: &str = "/memory?limit=20";
 const CREDITS: &str = "/credits";
 const HYPER: &str = "bare hyper 1 that answers as many bytes";
 const POSTGRES: &str = "PostgreSQL, one statement, without HTTP";
+const APPENDS: &str =
+    "bare hyper 1 that appends each body to a file, on the disk before the answer";
 const REDIS: &str = "Redis `appendfsync always`, one script, without HTTP";
 
 const fn plan(
@@ -50,7 +52,7 @@ const fn p99(id: &'static str, what: &'static str) -> Plan {
 }
 
 /// Every row, in the order of the table.
-const PLANS: [Plan; 11] = [
+const PLANS: [Plan; 14] = [
     plan(
         "page",
         "`GET /memory?limit=20`, 64 connections",
@@ -76,6 +78,12 @@ const PLANS: [Plan; 11] = [
         Some(1.0),
     ),
     plan(
+        "post-64-hyper",
+        "`POST /memory`, 64 connections",
+        APPENDS,
+        None,
+    ),
+    plan(
         "post-8-postgres",
         "`POST /memory`, 8 connections",
         POSTGRES,
@@ -83,12 +91,24 @@ const PLANS: [Plan; 11] = [
     ),
     plan("post-8-redis", "`POST /memory`, 8 connections", REDIS, None),
     plan(
+        "post-8-hyper",
+        "`POST /memory`, 8 connections",
+        APPENDS,
+        None,
+    ),
+    plan(
         "post-1-postgres",
         "`POST /memory`, 1 connection",
         POSTGRES,
         Some(1.0),
     ),
     plan("post-1-redis", "`POST /memory`, 1 connection", REDIS, None),
+    plan(
+        "post-1-hyper",
+        "`POST /memory`, 1 connection",
+        APPENDS,
+        None,
+    ),
     plan(
         "hot",
         "`POST /memory` to one account, 64 connections",
@@ -337,7 +357,7 @@ impl<'a> Run<'a> {
             bail!("GET {path} answers {}", like.status);
         }
         let binary = &self.options.reference;
-        Reference::start(binary, self.directory.path(), &like)
+        Reference::start(binary, self.directory.path(), &like, None)
     }
 
     /// The same GET as MemoryOS gets, to another port.
@@ -410,7 +430,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// POST beside PostgreSQL and Redis, which run only meanwhile.
+    /// POST beside the three that write, which run only meanwhile.
     fn posts(&self) -> Result<Vec<Row>> {
         let rows_of = |name: &str| {
             let ids = [64, 8, 1].map(|connections| format!("post-{connections}-{name}"));
@@ -421,10 +441,11 @@ impl<'a> Run<'a> {
             self.postgres()
         });
         let redis = started(rows_of("redis"), lacks.redis.as_ref(), || self.redis());
+        let hyper = started(rows_of("hyper"), None, || self.appending());
         process::check_interrupted()?;
         let mut rows = Vec::new();
         for connections in [64, 8, 1] {
-            rows.extend(self.posts_at(connections, &postgres, &redis)?);
+            rows.extend(self.posts_at(connections, &postgres, &redis, &hyper)?);
         }
         Ok(rows)
     }
@@ -446,18 +467,29 @@ impl<'a> Run<'a> {
         Redis::start(self.directory.path(), &self.load, self.options.redis_via)
     }
 
+    fn appending(&self) -> Result<Reference> {
+        let like = self.memoryos.sample_post()?;
+        if like.status != 201 {
+            bail!("POST /memory answers {}", like.status);
+        }
+        let directory = self.directory.path();
+        let file = directory.join("appended");
+        Reference::start(&self.options.reference, directory, &like, Some(&file))
+    }
+
     fn posts_at(
         &self,
         connections: u64,
         postgres: &Result<Postgres, String>,
         redis: &Result<Redis, String>,
+        hyper: &Result<Reference, String>,
     ) -> Result<Vec<Row>> {
-        let plans =
-            ["postgres", "redis"].map(|name| self.plan(&format!("post-{connections}-{name}")));
+        let plans = ["postgres", "redis", "hyper"]
+            .map(|name| self.plan(&format!("post-{connections}-{name}")));
         let Some(first) = plans.iter().flatten().next() else {
             return Ok(Vec::new());
         };
-        eprintln!("{}, beside PostgreSQL and Redis", first.what);
+        eprintln!("{}, beside the others", first.what);
         let request = self.memoryos.post();
         let mut sides = vec![Side::new("MemoryOS", |seconds| {
             self.post(&request, connections, seconds)
@@ -472,9 +504,23 @@ impl<'a> Run<'a> {
                 redis.run(connections, seconds)
             }));
         }
+        if let (Some(_), Ok(hyper)) = (plans[2], hyper) {
+            let request = Request {
+                port: hyper.port,
+                ..self.memoryos.post()
+            };
+            sides.push(Side::new("bare hyper", move |seconds| {
+                let server = &hyper.server;
+                server.charged(|| self.uncharged(&request, connections, seconds))
+            }));
+        }
         let mut measured = self.rounds().in_turn(sides)?.into_iter();
         let ours = measured.next().context("no side")?;
-        let missing = [postgres.as_ref().err(), redis.as_ref().err()];
+        let missing = [
+            postgres.as_ref().err(),
+            redis.as_ref().err(),
+            hyper.as_ref().err(),
+        ];
         let mut rows = Vec::new();
         for (plan, missing) in plans.into_iter().zip(missing) {
             let Some(plan) = plan else { continue };
