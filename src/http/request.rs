@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, TRANSFER_ENCODING,
 };
@@ -319,9 +319,12 @@ pub(crate) async fn read_body(
     {
         return Err(too_large(bytes_max));
     }
-    let bytes = tokio::time::timeout(BODY_TOTAL, collect(body, bytes_max))
-        .await
-        .unwrap_or_else(|_| Err(too_slow()))?;
+    let mut collecting = Collecting::new(body, bytes_max);
+    // A short one came with its headers, as a rule: no timer is set for it.
+    let bytes = match collecting.all().now_or_never() {
+        Some(all) => all,
+        None => collecting.in_time().await,
+    }?;
     let is_plain = |name: HeaderName, coding: &[u8]| {
         let values = headers.get_all(name);
         values
@@ -351,24 +354,69 @@ pub(crate) async fn read_body(
     Ok(bytes)
 }
 
-async fn collect(mut body: BodyStream, bytes_max: usize) -> Result<Bytes, ApiError> {
-    let mut collected = BytesMut::new();
-    loop {
-        let part = tokio::time::timeout(BODY_IDLE, body.next())
-            .await
-            .map_err(|_| too_slow())?;
-        match part {
-            None => return Ok(collected.freeze()),
-            Some(Err(())) => {
-                return Err(incomplete());
-            }
-            Some(Ok(part)) => {
-                if collected.len().saturating_add(part.remaining()) > bytes_max {
-                    return Err(too_large(bytes_max));
-                }
-                collected.extend_from_slice(&part);
-            }
+/// A body of which some has come.
+struct Collecting {
+    body: BodyStream,
+    bytes_max: usize,
+    /// The only part so far: most bodies are one, which is not copied then.
+    only: Option<Bytes>,
+    /// All parts, once there were two.
+    parts: BytesMut,
+}
+
+impl Collecting {
+    fn new(body: BodyStream, bytes_max: usize) -> Self {
+        Self {
+            body,
+            bytes_max,
+            only: None,
+            parts: BytesMut::new(),
         }
+    }
+
+    /// Waits for the rest of it; can be begun anew where it was left.
+    async fn all(&mut self) -> Result<Bytes, ApiError> {
+        while let Some(part) = self.body.next().await {
+            self.add(part)?;
+        }
+        Ok(self.take())
+    }
+
+    /// Waits for the rest of it, no longer than a client may take for it.
+    async fn in_time(&mut self) -> Result<Bytes, ApiError> {
+        let rest = async {
+            loop {
+                match tokio::time::timeout(BODY_IDLE, self.body.next()).await {
+                    Err(_) => return Err(too_slow()),
+                    Ok(None) => return Ok(self.take()),
+                    Ok(Some(part)) => self.add(part)?,
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(BODY_TOTAL, rest).await;
+        in_time.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    fn add(&mut self, part: Result<Bytes, ()>) -> Result<(), ApiError> {
+        let part = part.map_err(|()| incomplete())?;
+        let before = self.only.as_ref().map_or(self.parts.len(), Bytes::len);
+        if before.saturating_add(part.len()) > self.bytes_max {
+            return Err(too_large(self.bytes_max));
+        }
+        if before == 0 {
+            self.only = Some(part);
+            return Ok(());
+        }
+        if let Some(first) = self.only.take() {
+            self.parts.extend_from_slice(&first);
+        }
+        self.parts.extend_from_slice(&part);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Bytes {
+        let parts = std::mem::take(&mut self.parts);
+        self.only.take().unwrap_or_else(|| parts.freeze())
     }
 }
 

@@ -31,6 +31,7 @@ impl Reference {
         let mut command = Command::new(binary);
         command.arg("--port").arg(port.to_string());
         command.arg("--body-bytes").arg(like.body.len().to_string());
+        command.arg("--status").arg(like.status.to_string());
         for header in &like.headers {
             // These two hyper writes by itself.
             if !header.starts_with("content-length:") && !header.starts_with("date:") {

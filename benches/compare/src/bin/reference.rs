@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -42,6 +42,9 @@ struct Options {
     /// A header of each answer, as `name: value`; `content-length` and `date` are hyper's own.
     #[arg(long = "header")]
     headers: Vec<String>,
+    /// Status of each answer.
+    #[arg(long, default_value_t = 200)]
+    status: u16,
     /// Threads of the runtime.
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -54,12 +57,13 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let headers = headers(options.headers)?;
     let body = Bytes::from_static(vec![b'x'; options.body_bytes].leak());
+    let status = StatusCode::from_u16(options.status)?;
     let log = options.append.as_deref().map(Log::start).transpose()?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(options.workers)
         .enable_io()
         .build()?
-        .block_on(serve(options.port, headers.leak(), body, log))
+        .block_on(serve(options.port, status, headers.leak(), body, log))
 }
 
 /// Bodies that wait to be written, and who waits for each.
@@ -143,6 +147,7 @@ fn headers(lines: Vec<String>) -> Result<Vec<(HeaderName, HeaderValue)>> {
 
 async fn serve(
     port: u16,
+    status: StatusCode,
     headers: &'static [(HeaderName, HeaderValue)],
     body: Bytes,
     log: Option<Arc<Log>>,
@@ -155,6 +160,7 @@ async fn serve(
         tokio::spawn(async move {
             let answer = service_fn(move |request: Request<Incoming>| {
                 let mut response = Response::new(Full::new(body.clone()));
+                *response.status_mut() = status;
                 *response.headers_mut() = map(headers);
                 let log = log.clone();
                 async move {
