@@ -292,6 +292,35 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_unique_among_few_and_many() {
+        // Shows that both ways of looking find the first name that is repeated, wherever it stands and however it is written.
+        for members in [2, FEW_MEMBERS, FEW_MEMBERS + 1, 100] {
+            let object = |last: &str| {
+                let names = (1..members).map(|n| format!("\"n{n}\":0,"));
+                format!("{{{}{last}:1}}", names.collect::<String>())
+            };
+            assert_eq!(parse(&object("\"n0\"")).unwrap().0.len(), members);
+            for twice in ["\"n1\"", "\"\\u006e1\""] {
+                let refused = Err(JsonError::RepeatedName("n1".to_owned()));
+                assert_eq!(parse(&object(twice)).map(drop), refused, "{members}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_string_is_copied_only_for_its_escapes() {
+        let value = |text| serde_json::from_str::<&RawValue>(text).unwrap();
+        assert!(matches!(
+            string(value(r#""plain é""#)),
+            Some(Cow::Borrowed("plain é"))
+        ));
+        assert!(
+            matches!(string(value(r#""a\n\u00e9""#)), Some(Cow::Owned(text)) if text == "a\né")
+        );
+        assert_eq!(string(value("1")), None);
+    }
+
+    #[test]
     fn sixteen_levels_and_no_more() {
         let nested = |n: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(n), "]".repeat(n));
         assert_eq!(parse(&nested(16)).map(drop), Ok(()));

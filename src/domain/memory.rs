@@ -476,6 +476,22 @@ mod tests {
     }
 
     #[test]
+    fn a_members_own_names_and_texts_come_back() {
+        // Shows that names and strings with all that JSON escapes are written so that they are read as they were.
+        let awkward = "\"\\/\u{1}\n\t é🦀 \u{7f}\u{2028}";
+        let mut sent: serde_json::Value = serde_json::from_str(MINIMAL).unwrap();
+        for name in ["topic", "type", "category", "input", "output", awkward] {
+            sent[name] = awkward.trim().into();
+        }
+        sent["tags"] = serde_json::json!([awkward, ""]);
+        let memory = NewMemory::parse(object(&sent.to_string())).unwrap();
+        let kept: serde_json::Value = serde_json::from_str(&memory.entry_json(&stamp())).unwrap();
+        for (name, value) in sent.as_object().unwrap() {
+            assert_eq!(&kept[name], value, "{name:?}");
+        }
+    }
+
+    #[test]
     fn missing_fields_are_named_in_the_old_order() {
         for name in REQUIRED {
             let mut object = object(MINIMAL);

@@ -330,6 +330,12 @@ mod tests {
     }
 
     #[test]
+    fn numbers_share_a_text_and_are_themselves() {
+        let all = numbers([0, 7, 10, u64::MAX]);
+        assert_eq!(all, ["0", "7", "10", "18446744073709551615"]);
+    }
+
+    #[test]
     fn splicing_makes_one_object() {
         assert_eq!(
             splice("a", &["[", "1]"], r#"{"b":2}"#),

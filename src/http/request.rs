@@ -465,3 +465,71 @@ pub(super) fn too_slow() -> ApiError {
         http::HeaderValue::from_static("close"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    /// A body of these parts; those before which `None` stands come later than asked for.
+    fn body(parts: &[Option<&'static [u8]>]) -> BodyStream {
+        let mut parts: std::collections::VecDeque<_> = parts.iter().copied().collect();
+        stream::poll_fn(move |context| match parts.pop_front() {
+            None => std::task::Poll::Ready(None),
+            Some(Some(part)) => std::task::Poll::Ready(Some(Ok(Bytes::from_static(part)))),
+            Some(None) => {
+                context.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }
+        })
+        .boxed()
+    }
+
+    async fn read(parts: &[Option<&'static [u8]>], bytes_max: usize) -> Result<Bytes, Code> {
+        let read = read_body(&HeaderMap::new(), body(parts), bytes_max).await;
+        read.map_err(|error| error.code)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_whole_however_it_comes() {
+        // Shows that it is the same in one part, in many, with empty ones, and with waits anywhere; that the largest is taken
+        // and one byte more is not; and that the only part is not copied.
+        const WHOLE: &[u8] = b"abcdef";
+        let ways: [&[Option<&[u8]>]; 7] = [
+            &[Some(WHOLE)],
+            &[Some(b"abc"), Some(b"def")],
+            &[Some(b"a"), Some(b"b"), Some(b"cde"), Some(b"f")],
+            &[Some(b""), Some(b"abcdef"), Some(b"")],
+            &[None, Some(b"abcdef"), None],
+            &[Some(b"ab"), None, Some(b"c"), None, Some(b""), Some(b"def")],
+            &[None, Some(b"ab"), Some(b"cd"), None, Some(b"ef")],
+        ];
+        for parts in ways {
+            assert_eq!(read(parts, 6).await.unwrap(), WHOLE, "{parts:?}");
+            assert_eq!(read(parts, 5).await, Err(Code::BodyTooLarge), "{parts:?}");
+        }
+        assert_eq!(read(&[], 6).await.unwrap(), b"".as_slice());
+        assert_eq!(read(&[None], 6).await.unwrap(), b"".as_slice());
+        let only = read(&[Some(WHOLE)], 6).await.unwrap();
+        assert_eq!(only.as_ptr(), WHOLE.as_ptr());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_too_slow_is_told() {
+        // Shows that a body of which a part is there is given up after the idle time, and one that goes on for ever after the
+        // whole time.
+        let begun: &[u8] = b"{";
+        let stalled = stream::iter([Ok(Bytes::from_static(begun))]).chain(stream::pending());
+        let endless = stream::unfold((), |()| async {
+            tokio::time::sleep(BODY_IDLE / 2).await;
+            Some((Ok(Bytes::from_static(b" ")), ()))
+        });
+        for (slow, longest) in [(stalled.boxed(), BODY_IDLE), (endless.boxed(), BODY_TOTAL)] {
+            let before = tokio::time::Instant::now();
+            let read = read_body(&HeaderMap::new(), slow, 1_000).await;
+            assert_eq!(read.map_err(|error| error.code), Err(Code::RequestTimeout));
+            assert_eq!(before.elapsed(), longest);
+        }
+    }
+}
