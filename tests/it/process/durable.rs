@@ -121,10 +121,10 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
         .wait_for_address(PATIENCE)
         .unwrap_or_else(|| panic!("it does not start:\n{}", process.log.text()));
     let mut client = process.client();
-    let key = client.sign_up("a@example.com", "Free");
-    for n in 0..40 {
+    let key = client.sign_up("a@example.com", "Pro");
+    for n in 0..160 {
         let mut body = memory(&n.to_string());
-        if n % 4 == 0 {
+        if n % 16 == 0 {
             // One that is stored in pieces.
             body["input"] = "long ".repeat(6_000).into();
         }
@@ -151,15 +151,13 @@ fn every_201_is_sent_after_a_flush_of_its_write() {
         "sled's own flush, which is none, was called"
     );
     let calls = calls(&trace);
-    // The sign-up and the 40 adds.
-    assert_eq!(proved(&calls), vec![true; 41], "{trace}");
-    // The committer flushes first, and then who writes alone.
+    // The sign-up and the adds.
+    assert_eq!(proved(&calls), vec![true; 161], "{trace}");
+    // The committer flushes first, and after 16 flushes for one who writes alone that one: unless the committer, held up
+    // before it gives its turn back, is met then, which begins the count anew. So there are many more adds than 16.
     let by_themselves = by_themselves(&calls);
     assert_eq!(by_themselves.first(), Some(&false), "{trace}");
-    assert!(
-        by_themselves.iter().filter(|own| **own).count() > 10,
-        "{trace}"
-    );
+    assert!(by_themselves.contains(&true), "{trace}");
 }
 
 #[test]
